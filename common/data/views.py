@@ -1,0 +1,77 @@
+"""The only place that maps between files (RAS) and networks (D x H x W).
+
+The label schema names the axis along which slices are stacked, D. A file's axes run
+towards Right, Anterior and Superior (nibabel's "RAS").
+"""
+
+from typing import Literal, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from common.errors import MedpairError
+
+SliceAxis = Literal["AP", "SI"]
+T = TypeVar("T")
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+_DHW_OF_RAS: dict[str, tuple[int, int, int]] = {"AP": (1, 2, 0), "SI": (2, 1, 0)}
+
+
+def _order(slice_axis: str) -> tuple[int, int, int]:
+    if slice_axis not in _DHW_OF_RAS:
+        raise MedpairError(f"slice_axis: '{slice_axis}' is unknown, wanted AP or SI; correct the schema")
+    return _DHW_OF_RAS[slice_axis]
+
+
+def _transpose(array: Array, order: tuple[int, int, int]) -> Array:
+    if array.ndim < 3:
+        raise MedpairError(f"array: {array.ndim} axes, wanted at least 3; pass a volume")
+    lead = array.ndim - 3
+    axes = (*range(lead), *(lead + axis for axis in order))
+    return array.permute(axes) if isinstance(array, Tensor) else array.transpose(axes)
+
+
+def to_dhw(array_ras: Array, slice_axis: str) -> Array:
+    """View a RAS volume as slices.
+
+    Args:
+        array_ras: (..., R, A, S), any leading batch axes.
+        slice_axis: "AP" -> (..., A, S, R); "SI" -> (..., S, A, R).
+
+    Returns:
+        A transposed view (..., D, H, W); no data are copied.
+
+    Raises:
+        MedpairError: for an unknown axis or fewer than three axes.
+    """
+    return _transpose(array_ras, _order(slice_axis))
+
+
+def from_dhw(array_dhw: Array, slice_axis: str) -> Array:
+    """View slices as a RAS volume, the inverse of `to_dhw`.
+
+    Args:
+        array_dhw: (..., D, H, W), any leading batch axes.
+        slice_axis: "AP" or "SI".
+
+    Returns:
+        A transposed view (..., R, A, S); no data are copied.
+
+    Raises:
+        MedpairError: for an unknown axis or fewer than three axes.
+    """
+    first, second, third = np.argsort(_order(slice_axis)).tolist()
+    return _transpose(array_dhw, (first, second, third))
+
+
+def triple_to_dhw(values_ras: tuple[T, T, T], slice_axis: str) -> tuple[T, T, T]:
+    """Reorder three per-axis values (sizes, spacings) from R, A, S to D, H, W."""
+    first, second, third = _order(slice_axis)
+    return values_ras[first], values_ras[second], values_ras[third]
+
+
+def triple_to_ras(values_dhw: tuple[T, T, T], slice_axis: str) -> tuple[T, T, T]:
+    """Reorder three per-axis values (sizes, spacings) from D, H, W to R, A, S."""
+    first, second, third = np.argsort(_order(slice_axis)).tolist()
+    return values_dhw[first], values_dhw[second], values_dhw[third]
