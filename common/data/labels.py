@@ -21,7 +21,8 @@ class Label:
     """One label: its name, id (1..K), colour, and the anatomical rules that it obeys.
 
     `pair` names the label on the other side of the body, `inside` the label that surrounds it,
-    `components` how many connected parts it has at most (None: any number).
+    `components` how many connected parts it has at most (None: any number),
+    `required` whether every mask must show it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Label:
     inside: str | None = None
     components: int | None = None
     fill_holes: bool = False
+    required: bool = True
 
 
 @dataclass(frozen=True)
