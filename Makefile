@@ -1,0 +1,71 @@
+# `make demo` and `make test` need only Python >= 3.11 and make: each does its own set-up, once.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OUT ?= runs
+# One thread per test process: the processes share the cores.
+JOBS ?= auto
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format bench train-tiny clean
+
+help:
+	@echo "make setup       install into $(VENV) (2-3 minutes, once); then $(BIN)/medpair is the command"
+	@echo "make demo        generate two brain pairs and a contact sheet into $(OUT)/demo"
+	@echo "make test        the fast tests; MEDPAIR_DATA=<folder of real scans> adds those on real scans"
+	@echo "make test-all    also what needs optional tools; a missing tool is a listed skip"
+	@echo "make lint        ruff, format check, mypy strict, import rules"
+	@echo "make format      let ruff rewrite what it can"
+	@echo "make bench       time the pipeline and check that equal seeds give equal bytes"
+	@echo "make train-tiny  train the shipped tiny weights again from MEDPAIR_DATA (hours, resumable)"
+
+setup: $(VENV)/.setup
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found: install one, or make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV), once (2-3 minutes)"
+	$(PIP_INSTALL) -e ".[test]"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.setup
+	$(PIP_INSTALL) -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.setup
+	$(BIN)/medpair generate medgen3d --n 2 --seed 0 --out $(OUT)/demo
+
+test: $(VENV)/.setup
+	$(PYTEST) -m "not optional_tool"
+
+test-all: $(VENV)/.setup
+	$(PYTEST)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.setup
+	$(BIN)/python docs/benchmarks/generate_cpu.py --out $(OUT)/bench
+
+train-tiny: $(VENV)/.setup
+	@test -d "$(MEDPAIR_DATA)/brain_oasis" || { echo "error: MEDPAIR_DATA='$(MEDPAIR_DATA)' holds no folder brain_oasis: set it to the folder of real scans"; exit 1; }
+	test -f $(OUT)/brain_oasis_tiny/dataset.json || $(BIN)/medpair prepare \
+		--images "$(MEDPAIR_DATA)/brain_oasis" --labels "$(MEDPAIR_DATA)/brain_oasis" --schema brain4 \
+		--persons docs/how-to/brain_oasis_persons.csv --spacing 4 --size 48x40x40 --crop nonzero \
+		--out $(OUT)/brain_oasis_tiny
+	$(BIN)/medpair train medgen3d --data $(OUT)/brain_oasis_tiny --preset tiny --out $(OUT)/train_tiny
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
