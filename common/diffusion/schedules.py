@@ -24,7 +24,7 @@ class Schedule(Protocol):
     """Anything that says how much signal and noise a timestep holds."""
 
     @property
-    def T(self) -> int: ...
+    def T(self) -> int: ...  # noqa: N802, D102 - the papers' name
 
     @overload
     def alpha_sigma(self, t: int) -> tuple[float, float]: ...
@@ -65,7 +65,7 @@ class NoiseSchedule:
         self._tables[table.device] = table
 
     @property
-    def T(self) -> int:
+    def T(self) -> int:  # noqa: N802
         """The number of training timesteps."""
         return len(self.alpha_bar)
 
