@@ -50,7 +50,10 @@ class Container:
 
 @dataclass(frozen=True)
 class LabelSchema:
-    """The meaning of a mask: labels 1..K, background 0, sources of other ids, region groups."""
+    """The meaning of a mask: labels 1..K, background 0, sources of other ids, region groups.
+
+    `intensity_order` names labels by rising median intensity, as every image of the kind shows them.
+    """
 
     name: str
     modality: str
@@ -60,6 +63,7 @@ class LabelSchema:
     sources: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     groups: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     intensity: Mapping[str, Any] = field(default_factory=dict)
+    intensity_order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -220,6 +224,7 @@ def _build(data: Mapping[str, Any]) -> LabelSchema:
         sources={name: _table(entry, ids) for name, entry in (data.get("sources") or {}).items()},
         groups={name: _members(entry, ids) for name, entry in (data.get("groups") or {}).items()},
         intensity=dict(data.get("intensity") or {"method": "percentile", "lower": 0.5, "upper": 99.5}),
+        intensity_order=tuple(data.get("intensity_order") or ()),
     )
 
 
@@ -264,6 +269,8 @@ def _check_references(schema: LabelSchema, names: set[str]) -> None:
     for label in schema.labels:
         if label.inside is not None and label.inside not in names:
             raise MedpairError(f"label {label.name}: inside '{label.inside}' is not a label")
+    for name in schema.intensity_order:
+        schema.id_of(name)
     box = schema.container
     if box and (box.name not in names or box.support not in _SUPPORTS):
         raise MedpairError(
