@@ -1,9 +1,9 @@
 """Anatomical rules of a label schema: check a label map against them and clean it up.
 
-The rules follow from the schema alone. ``inside`` names the container of a label, ``components`` the number of
-pieces it may have (for a container: the pieces of its support, that is, of itself and all that lies in it).
-Labels are joined over faces, edges and corners (26 neighbours), empty space over faces only (6), so that a thin
-oblique sheet of a label separates what lies on its two sides.
+The rules follow from the schema alone. ``inside`` names the container of a label, ``components``
+the number of pieces it may have (for a container: the pieces of its support, that is, of itself and
+all that lies in it). Labels are joined over faces, edges and corners (26 neighbours), empty space
+over faces only (6), so that a thin oblique sheet of a label separates what lies on its two sides.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ SPECK_SHARE = 0.005
 """A piece smaller than this share of its label's volume is a speck: noise, not a component."""
 
 TOLERANCE = 0.02
-"""Share of a label's volume that may be specks, holes or lie outside its container before a rule fails."""
+"""Share of a label's volume that may be specks, holes or outside its container: less passes."""
 
 RULES = ("present", "components", "specks", "holes", "containment")
 
@@ -50,7 +50,7 @@ class RuleResult:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Connected pieces of equal label: ``index`` 1..n per voxel, and per piece its label id and voxels."""
+    """Pieces of equal label: ``index`` 1..n per voxel; per piece its label id and its voxels."""
 
     index: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
@@ -70,7 +70,8 @@ def check(label: LabelMap, schema: LabelSchema) -> tuple[RuleResult, ...]:
         schema: the schema of the label map.
 
     Returns:
-        One result per rule and label, in schema order; rules that the schema does not set are left out.
+        One result per rule and label, in schema order; rules that the schema does not set are left
+        out.
 
     Raises:
         MedpairError: if the map is not three-dimensional or holds ids outside the schema.
@@ -98,14 +99,16 @@ def anatomy_report(labels: Sequence[LabelMap], schema: LabelSchema) -> dict[str,
         schema: their schema.
 
     Returns:
-        ``n``; ``all``: share that keeps every rule; ``rules``: per rule the share that keeps it for every label;
-        ``labels``: the same per rule and label, with the worst value seen.
+        ``n``; ``all``: share that keeps every rule; ``rules``: per rule the share that keeps it for
+        every label; ``labels``: the same per rule and label, with the worst value seen.
 
     Raises:
         MedpairError: if there is no map, or one does not fit the schema.
     """
     if not labels:
-        raise MedpairError("labels: 0 label maps, at least 1 wanted; generate or prepare some first")
+        raise MedpairError(
+            "labels: 0 label maps, at least 1 wanted; generate or prepare some first"
+        )
     results = [check(label, schema) for label in labels]
     return {
         "n": len(labels),
@@ -118,9 +121,10 @@ def anatomy_report(labels: Sequence[LabelMap], schema: LabelSchema) -> dict[str,
 def clean_up(label: LabelMap, schema: LabelSchema) -> LabelMap:
     """Repair a label map by the rules of its schema.
 
-    Pieces outside the container become background; of every label with an allowance the specks and all but the
-    largest allowed pieces are given to the labels around them; holes are filled with the label around them;
-    background enclosed by labels becomes container. The result is a fixed point: cleaning it again changes nothing.
+    Pieces outside the container become background; of every label with an allowance the specks and
+    all but the largest allowed pieces are given to the labels around them; holes are filled with
+    the label around them; background enclosed by labels becomes container. The result is a fixed
+    point: cleaning it again changes nothing.
 
     Args:
         label: (D, H, W) uint8 label map, ids 0..K; not changed.
@@ -134,7 +138,9 @@ def clean_up(label: LabelMap, schema: LabelSchema) -> LabelMap:
     """
     _check_map(label, schema)
     current = label.copy()
-    while True:  # ends: every change lowers the number of pieces (or turns an empty piece into container)
+    while (
+        True
+    ):  # ends: every change lowers the number of pieces (or turns an empty piece into container)
         cleaned = _remove_outside(current, schema)
         cleaned = _reassign(cleaned, _surplus(cleaned, schema))
         cleaned = _fill(cleaned, schema)
@@ -146,12 +152,13 @@ def clean_up(label: LabelMap, schema: LabelSchema) -> LabelMap:
 def _check_map(label: LabelMap, schema: LabelSchema) -> None:
     if label.ndim != 3 or label.dtype != np.uint8:
         raise MedpairError(
-            f"label: shape {label.shape} of {label.dtype}, (D, H, W) of uint8 wanted; convert the label map first"
+            f"label: shape {label.shape} of {label.dtype}, (D, H, W) of uint8 wanted; convert the "
+            "label map first"
         )
     if label.size and int(label.max()) >= schema.num_classes:
         raise MedpairError(
-            f"label: id {int(label.max())}, 0..{schema.num_classes - 1} of schema '{schema.name}' wanted; "
-            "remap the label map first"
+            f"label: id {int(label.max())}, 0..{schema.num_classes - 1} of schema '{schema.name}' "
+            "wanted; remap the label map first"
         )
 
 
@@ -165,7 +172,7 @@ def _pieces(label: LabelMap) -> _Pieces:
 
 
 def _allowance(item: Label, schema: LabelSchema) -> int | None:
-    """Return how many pieces a label may have; the container's allowance speaks of its support instead."""
+    """Return how many pieces a label may have; the container's number is that of its support."""
     return None if item.id == schema.container_id else item.components
 
 
@@ -199,11 +206,11 @@ def _at_most(rule: str, item: Label, seen: float) -> RuleResult:
     return RuleResult(rule, item.name, float(seen), TOLERANCE, bool(seen <= TOLERANCE))
 
 
-def _share(
-    results: Sequence[Sequence[RuleResult]], rule: str, name: str | None
-) -> float | None:
-    """Return the share of maps that keep a rule (for one label or for all), None where it is not set."""
-    picked = [[r for r in result if r.rule == rule and name in (None, r.label)] for result in results]
+def _share(results: Sequence[Sequence[RuleResult]], rule: str, name: str | None) -> float | None:
+    """Return the share of maps that keep a rule, for one label or for all; None if not set."""
+    picked = [
+        [r for r in result if r.rule == rule and name in (None, r.label)] for result in results
+    ]
     if not any(picked):
         return None
     return float(np.mean([all(r.passed for r in result) for result in picked]))
@@ -230,7 +237,7 @@ def _support(schema: LabelSchema, name: str) -> list[int]:
 
 
 def _outside(label: LabelMap, item: Label, schema: LabelSchema) -> Mask | None:
-    """Return the voxels of a label that are cut off from the main pieces of its container; None without one."""
+    """Return the voxels of a label cut off from its container's main pieces; None without one."""
     if item.inside is None:
         return None
     container = next(other for other in schema.labels if other.name == item.inside)
@@ -284,24 +291,25 @@ def _box(mask: Mask) -> tuple[slice, ...]:
 def _holes(label: LabelMap, schema: LabelSchema) -> LabelMap:
     """Return the id of the label that each hole voxel should have, 0 elsewhere.
 
-    A hole of a label is a piece of background or container that only this label borders and that does not reach the
-    border of the volume; enclosed background that is no such hole is a hole of the container.
+    A hole of a label is a piece of background or container that only this label borders and that
+    does not reach the border of the volume; enclosed background that is no such hole is a hole of
+    the container.
     """
     container = schema.container_id or 0
     fills = np.array([False, *(item.fill_holes for item in schema.labels)])
     index, rim = _enclosed(np.isin(label, (0, container)), label, schema)
-    owner = np.where((rim.sum(1) == 1) & (rim @ fills), rim.argmax(1), 0).astype(np.uint8)
-    found: LabelMap = owner[index]
+    owner = np.where(rim.sum(1) == 1, rim.argmax(1), 0)
+    found: LabelMap = np.where(fills[owner], owner, 0).astype(np.uint8)[index]
     if container and fills[container]:
         index, rim = _enclosed(label == 0, label, schema)
-        found = np.where((found == 0) & rim.any(1)[index], np.uint8(container), found)
+        found = np.where((found == 0) & np.asarray(rim.any(1))[index], np.uint8(container), found)
     return found
 
 
 def _enclosed(
     free: Mask, label: LabelMap, schema: LabelSchema
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Return the pieces of free space, and which labels border each that does not reach the border."""
+    """Return the pieces of free space, and the labels around each that is fully enclosed."""
     index = connected(free, background=0, connectivity=1).astype(np.int64)
     rim = _bordering(index, label, schema.num_classes)
     rim[np.unique(_shell(index))] = False
@@ -325,7 +333,9 @@ def _bordering(
 
 def _shell(index: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the values on the six outer faces of the volume."""
-    faces = [np.take(index, end, axis=axis).ravel() for axis in range(index.ndim) for end in (0, -1)]
+    faces = [
+        np.take(index, end, axis=axis).ravel() for axis in range(index.ndim) for end in (0, -1)
+    ]
     return np.concatenate(faces)
 
 

@@ -20,11 +20,6 @@ def not_computed(reason: str) -> str:
     return f"{_PREFIX}{reason}"
 
 
-def is_number(value: object) -> bool:
-    """Say whether a metric has a value, that is, whether it is a number and not a reason."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def number(value: float, otherwise: str) -> Value:
     """Return a plain float, or the reason where the value is not finite.
 

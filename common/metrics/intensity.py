@@ -1,0 +1,117 @@
+"""Image intensities inside each label: medians, spreads, their order, their error."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from common.data.labels import LabelSchema
+from common.errors import MedpairError
+from common.metrics.values import Value, not_computed
+
+LabelMap = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.float32]
+
+NO_ORDER = not_computed("the schema names no intensity_order")
+
+
+def label_intensity(
+    image: Image, label: LabelMap, schema: LabelSchema
+) -> dict[str, dict[str, Value]]:
+    """Return the median and the interquartile range of an image inside each label.
+
+    Args:
+        image: (D, H, W) image in any unit.
+        label: (D, H, W) uint8 label map.
+        schema: its schema.
+
+    Returns:
+        Per label ``median`` and ``iqr`` in the unit of the image; a reason for a label that is not
+        there.
+
+    Raises:
+        MedpairError: if the shapes differ.
+    """
+    _check_shapes(image, label)
+    return {item.name: _spread(image[label == item.id], item.name) for item in schema.labels}
+
+
+def intensity_error(
+    generated: Image, real: Image, label: LabelMap, schema: LabelSchema
+) -> dict[str, dict[str, Value]]:
+    """Return how far the intensity statistics of a generated image lie from those of the real scan.
+
+    Args:
+        generated: (D, H, W) image made for the real label map.
+        real: (D, H, W) real scan in the same unit.
+        label: (D, H, W) uint8 label map of the real scan.
+        schema: its schema.
+
+    Returns:
+        Per label the absolute error of ``median`` and ``iqr`` in the unit of the images.
+
+    Raises:
+        MedpairError: if the shapes differ.
+    """
+    made, wanted = label_intensity(generated, label, schema), label_intensity(real, label, schema)
+    return {
+        name: {key: _difference(made[name][key], wanted[name][key]) for key in wanted[name]}
+        for name in wanted
+    }
+
+
+def intensity_order(
+    image: Image, label: LabelMap, schema: LabelSchema, order: Sequence[str] | None = None
+) -> dict[str, object]:
+    """Check that the medians of some labels rise in a known order.
+
+    Args:
+        image: (D, H, W) image in any unit.
+        label: (D, H, W) uint8 label map.
+        schema: its schema.
+        order: label names by rising median; the schema's `intensity_order` by default.
+
+    Returns:
+        ``order``; ``medians``; ``passed``: True, False, or a reason where a label is absent or no
+        order is known.
+
+    Raises:
+        MedpairError: if the shapes differ or the order names an unknown label.
+    """
+    names = tuple(schema.intensity_order if order is None else order)
+    for name in names:
+        schema.id_of(name)
+    statistics = label_intensity(image, label, schema)
+    medians = {name: statistics[name]["median"] for name in names}
+    return {"order": list(names), "medians": medians, "passed": _rises(list(medians.values()))}
+
+
+def _rises(medians: Sequence[Value]) -> bool | str:
+    if len(medians) < 2:
+        return NO_ORDER
+    numbers = [float(m) for m in medians if not isinstance(m, str)]
+    if len(numbers) < len(medians):
+        return not_computed("a label of the order is absent")
+    return all(low < high for low, high in pairwise(numbers))
+
+
+def _spread(values: Image, name: str) -> dict[str, Value]:
+    if not values.size:
+        return dict.fromkeys(("median", "iqr"), not_computed(f"label {name} is absent"))
+    low, middle, high = np.percentile(values.astype(np.float64), (25, 50, 75))
+    return {"median": float(middle), "iqr": float(high - low)}
+
+
+def _difference(a: Value, b: Value) -> Value:
+    if isinstance(a, str):
+        return a
+    return b if isinstance(b, str) else abs(a - b)
+
+
+def _check_shapes(image: Image, label: LabelMap) -> None:
+    if image.shape != label.shape:
+        raise MedpairError(
+            f"image: shape {image.shape}, that of its label map {label.shape} wanted; pair them on "
+            "one grid"
+        )
