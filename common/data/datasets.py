@@ -1,0 +1,377 @@
+"""The pair set: the folder that prepare and generate write, and training and evaluation read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import json
+import numpy as np
+
+from common.data.labels import LabelSchema, load_schema
+from common.data.views import from_dhw, to_dhw
+from common.errors import MedpairError
+from common.io.atomic import append_jsonl, write_json
+from common.io.manifest import Manifest, Record, sha256
+from common.io.nifti import read_volume, write_volume
+
+FORMAT = "medpair-pairset-1"
+SPLITS = ("training", "validation")
+Spacing = tuple[float, float, float]
+Size = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask.
+
+    `image` float32 (D, H, W), about [0, 1]; `label` uint8 (D, H, W), schema ids; `affine` maps the
+    voxel indices of the RAS file (not of D, H, W) to mm.
+    """
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray
+    affine: np.ndarray
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Pairs in memory: ids, images float32 (D, H, W), labels uint8 (D, H, W), and their schema."""
+
+    ids: tuple[str, ...]
+    images: list[np.ndarray]
+    labels: list[np.ndarray]
+    schema: LabelSchema
+    spacing: Spacing | None = None
+
+
+class PairSet:
+    """A folder of pairs; open it with `PairSet.open`, make it with `PairSet.create`."""
+
+    def __init__(self, directory: Path, header: Mapping[str, Any]) -> None:
+        """Use `open` or `create` instead.
+
+        Args:
+            directory: the pair set's folder.
+            header: the content of `dataset.json` without its lists of pairs.
+        """
+        self.dir = directory
+        self.header = dict(header)
+        self.manifest = Manifest(directory / "manifest.jsonl")
+
+    @classmethod
+    def open(cls, directory: str | Path) -> "PairSet":
+        """Open an existing pair set.
+
+        Raises:
+            MedpairError: where the folder is missing or holds no pair set.
+        """
+        directory = Path(directory)
+        path = directory / "dataset.json"
+        if not path.is_file():
+            raise MedpairError(f"{directory}: no pair set (no dataset.json); make one with medpair prepare")
+        try:
+            header = json.loads(path.read_text(encoding="utf-8"))
+            kind = header.get("format")
+        except (ValueError, AttributeError) as error:
+            raise MedpairError(f"{path}: not a JSON object ({error}); make the pair set again") from error
+        if kind != FORMAT:
+            raise MedpairError(
+                f"{path}: format {kind}, wanted {FORMAT}; make a pair set with medpair prepare"
+            )
+        return cls(directory, {k: v for k, v in header.items() if k not in (*SPLITS, "numTraining")})
+
+    @classmethod
+    def create(
+        cls,
+        directory: str | Path,
+        schema: LabelSchema,
+        spacing: Spacing | None,
+        size: Size | None,
+        intensity: Mapping[str, Any],
+        **info: Any,
+    ) -> "PairSet":
+        """Make a pair set, or continue one that was begun with the same settings.
+
+        Args:
+            directory: its folder; missing, empty, or a pair set of equal settings.
+            schema: what the masks mean.
+            spacing: voxel size in mm (D, H, W); None where it differs from pair to pair.
+            size: voxels (D, H, W); None where it differs from pair to pair.
+            intensity: how raw intensities became about [0, 1].
+            info: further JSON-ready settings that every pair of the set shares.
+
+        Returns:
+            The pair set, with the pairs that it already holds.
+
+        Raises:
+            MedpairError: where the folder holds something else.
+        """
+        directory = Path(directory)
+        header = _header(schema, spacing, size, intensity, info)
+        if (directory / "dataset.json").is_file():
+            existing = cls.open(directory)
+            _same_settings(directory, existing.header, header)
+            existing._write_datalist()  # a crash may have come between manifest and datalist
+            return existing
+        if directory.exists() and (not directory.is_dir() or any(_visible(directory))):
+            raise MedpairError(
+                f"{directory}: exists and is no pair set, wanted a new or empty folder; choose another"
+            )
+        made = cls(directory, header)
+        made._write_datalist()
+        return made
+
+    @cached_property
+    def schema(self) -> LabelSchema:
+        """What the masks mean."""
+        return LabelSchema.from_dict(self.header["schema"], origin=str(self.dir / "dataset.json"))
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """Voxel size in mm (D, H, W), None where it differs from pair to pair."""
+        value = self.header["spacing"]
+        return (float(value[0]), float(value[1]), float(value[2])) if value else None
+
+    @property
+    def size(self) -> Size | None:
+        """Voxels (D, H, W), None where it differs from pair to pair."""
+        value = self.header["size"]
+        return (int(value[0]), int(value[1]), int(value[2])) if value else None
+
+    @property
+    def intensity(self) -> dict[str, Any]:
+        """How raw intensities became about [0, 1]."""
+        return dict(self.header["intensity"])
+
+    def ids(self, split: str | None = None) -> tuple[str, ...]:
+        """Ids of the finished pairs, sorted.
+
+        Args:
+            split: "training" or "validation"; None for all.
+
+        Raises:
+            MedpairError: for another split.
+        """
+        if split is not None and split not in SPLITS:
+            raise MedpairError(f"split '{split}' is unknown; choose {' or '.join(SPLITS)}")
+        return tuple(r["id"] for r in self.manifest if split in (None, r["split"]))
+
+    def record(self, identity: str) -> Record:
+        """The manifest line of a finished pair.
+
+        Raises:
+            MedpairError: for an id that the set does not hold.
+        """
+        if identity not in self.manifest:
+            raise MedpairError(
+                f"{self.dir}: no pair '{identity}', it holds {len(self.manifest)}; see manifest.jsonl"
+            )
+        return self.manifest[identity]
+
+    def person(self, identity: str) -> str:
+        """The person (or phantom, or seed) that a pair shows."""
+        return str(self.record(identity)["person"])
+
+    def paths(self, identity: str) -> tuple[Path, Path]:
+        """The files of a pair: image and mask, whether finished or not."""
+        name = f"{identity}.nii.gz"
+        return self.dir / "images" / name, self.dir / "labels" / name
+
+    def read(self, identity: str) -> Pair:
+        """Read a finished pair.
+
+        Raises:
+            MedpairError: for an unknown id or damaged files.
+        """
+        self.record(identity)
+        image_path, label_path = self.paths(identity)
+        image, label = read_volume(image_path), read_volume(label_path)
+        axis = self.schema.slice_axis
+        return Pair(
+            identity,
+            np.ascontiguousarray(to_dhw(image.array, axis), dtype=np.float32),
+            np.ascontiguousarray(to_dhw(label.array, axis), dtype=np.uint8),
+            image.affine,
+        )
+
+    def write(self, pair: Pair, record: Mapping[str, Any] | None = None) -> Record:
+        """Write a pair: files first, its manifest line last; only then it is finished.
+
+        Args:
+            pair: image and mask of one shape (D, H, W).
+            record: more for its manifest line: `split` (default "training"), `person` (default the
+                id), `source` or `seed`, parameters. No wall time: that goes to `log`.
+
+        Returns:
+            The manifest line, with the hashes of both files and the voxels per label.
+
+        Raises:
+            MedpairError: for a pair that does not fit the set.
+        """
+        _check_pair(pair, self.schema, self.size)
+        extra = dict(record or {})
+        head = {"id": pair.id, "split": extra.pop("split", "training")}
+        head["person"] = str(extra.pop("person", pair.id))
+        if head["split"] not in SPLITS:
+            raise MedpairError(f"pair {pair.id}: split '{head['split']}', wanted {' or '.join(SPLITS)}")
+        image_path, label_path = self.paths(pair.id)
+        axis = self.schema.slice_axis
+        write_volume(image_path, from_dhw(pair.image.astype(np.float32), axis), pair.affine)
+        write_volume(label_path, from_dhw(pair.label.astype(np.uint8), axis), pair.affine)
+        line = {
+            **head,
+            "image_sha256": sha256(image_path),
+            "label_sha256": sha256(label_path),
+            "shape": list(pair.label.shape),
+            "voxels": voxel_counts(pair.label, self.schema),
+            **extra,
+        }
+        self.manifest.put(line)
+        self._write_datalist()
+        return line
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append seconds, memory and the like to `run.jsonl`, the only file that may differ."""
+        append_jsonl(self.dir / "run.jsonl", dict(record))
+
+    def _write_datalist(self) -> None:
+        lists: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
+        for record in self.manifest:
+            name = f"{record['id']}.nii.gz"
+            files = {"image": f"images/{name}", "label": f"labels/{name}"}
+            lists[record["split"]].append({**files, "id": record["id"], "person": record["person"]})
+        write_json(
+            self.dir / "dataset.json",
+            {**self.header, "numTraining": len(lists["training"]), **lists},
+        )
+
+
+def voxel_counts(label: np.ndarray, schema: LabelSchema) -> dict[str, int]:
+    """Voxels per label name, background left out; labels that are absent count 0."""
+    counts = np.bincount(label.ravel(), minlength=schema.num_classes).tolist()
+    return {name: int(counts[i]) for i, name in enumerate(schema.names) if i}
+
+
+def _header(
+    schema: LabelSchema,
+    spacing: Spacing | None,
+    size: Size | None,
+    intensity: Mapping[str, Any],
+    info: Mapping[str, Any],
+) -> dict[str, Any]:
+    header = {
+        "format": FORMAT,
+        "name": schema.name,
+        "modality": {"0": schema.modality},
+        "labels": {str(i): name for i, name in enumerate(schema.names)},
+        "orientation": "RAS",
+        "slice_axis": schema.slice_axis,
+        "spacing": [float(v) for v in spacing] if spacing else None,
+        "size": [int(v) for v in size] if size else None,
+        "intensity": dict(intensity),
+        **info,
+        "schema": schema.to_dict(),
+    }
+    return dict(json.loads(json.dumps(header)))
+
+
+def _visible(directory: Path) -> list[str]:
+    return [p.name for p in directory.iterdir() if not p.name.startswith(".tmp-") and p.name != "run.jsonl"]
+
+
+def _same_settings(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    for key in sorted({*old, *new}, key=lambda k: (k == "schema", k)):
+        if old.get(key) != new.get(key):
+            seen, wanted = (_brief(header.get(key)) for header in (old, new))
+            raise MedpairError(
+                f"{directory}: already a pair set with {key} {seen}, wanted {wanted}; "
+                "choose another folder or delete this one"
+            )
+
+
+def _brief(value: Any) -> str:
+    text = str(value.get("name", value) if isinstance(value, dict) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _check_pair(pair: Pair, schema: LabelSchema, size: Size | None) -> None:
+    shape = pair.label.shape
+    if pair.image.shape != shape or len(shape) != 3 or (size and tuple(shape) != size):
+        raise MedpairError(
+            f"pair {pair.id}: image {pair.image.shape} and mask {shape}, wanted one shape (D, H, W) "
+            f"{size or 'for both'}; correct the writer"
+        )
+    if not np.isfinite(pair.image).all():
+        raise MedpairError(f"pair {pair.id}: the image holds NaN or infinity, wanted finite values")
+    if int(pair.label.max(initial=0)) >= schema.num_classes:
+        raise MedpairError(
+            f"pair {pair.id}: label {int(pair.label.max())}, wanted 0..{schema.num_classes - 1} "
+            f"of schema {schema.name}"
+        )
+    if not pair.id or "/" in pair.id or pair.id.startswith("."):
+        raise MedpairError(f"pair '{pair.id}': wanted an id that can be a file name")
+
+
+def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arrays:
+    """Load the pairs of a split into memory.
+
+    Args:
+        dataset_dir: a pair set's folder, or "phantom:<schema>[:<DxHxW>[:<n>]]" for phantoms that
+            are made on the spot (default 48x40x40 and 4).
+        split: "training", "validation", or None for both.
+
+    Returns:
+        Ids, images float32 (D, H, W), masks uint8 (D, H, W), schema, spacing in mm.
+
+    Raises:
+        MedpairError: where there is no pair set or the split is empty.
+    """
+    if str(dataset_dir).startswith("phantom:"):
+        return _phantom_arrays(str(dataset_dir), split)
+    pairset = PairSet.open(dataset_dir)
+    ids = pairset.ids(split)
+    if not ids:
+        raise MedpairError(f"{dataset_dir}: no pair in split {split or 'any'}; run medpair prepare on it")
+    pairs = [pairset.read(identity) for identity in ids]
+    images, labels = [p.image for p in pairs], [p.label for p in pairs]
+    return Arrays(ids, images, labels, pairset.schema, pairset.spacing)
+
+
+def parse_phantom(text: str) -> tuple[LabelSchema, Size, int]:
+    """Read "phantom:<schema>[:<DxHxW>[:<n>]]".
+
+    Returns:
+        Schema, size (D, H, W) and number of training pairs.
+
+    Raises:
+        MedpairError: for another form.
+    """
+    _, name, size_text, count_text = (text.split(":") + ["48x40x40", "4"][text.count(":") - 1 :])[:4]
+    try:
+        d, h, w = (int(v) for v in size_text.split("x"))
+        count = int(count_text)
+        if count < 1 or text.count(":") > 3:
+            raise ValueError
+    except ValueError as error:
+        raise MedpairError(
+            f"dataset_dir: '{text}', wanted phantom:<schema>:<DxHxW>:<n>, as in phantom:brain4:48x40x40:4"
+        ) from error
+    return load_schema(name), (d, h, w), count
+
+
+def _phantom_arrays(text: str, split: str | None) -> Arrays:
+    from common.data.phantom import make_phantom, phantom_seeds, phantom_spacing
+
+    schema, size, count = parse_phantom(text)
+    seeds = phantom_seeds(count, split)
+    pairs = [make_phantom(schema, size, seed) for seed in seeds]
+    return Arrays(
+        tuple(f"phantom-{seed:04d}" for seed in seeds),
+        [image for image, _ in pairs],
+        [label for _, label in pairs],
+        schema,
+        phantom_spacing(schema, size),
+    )

@@ -1,0 +1,359 @@
+"""From a folder of scans and masks to a pair set."""
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data.datasets import Pair, PairSet, Size, Spacing
+from common.data.geometry import (
+    Box,
+    Grid,
+    bounding_box,
+    plan_grid,
+    resample_image,
+    resample_labels,
+    same_place,
+    to_ras,
+)
+from common.data.intensity import bounds, intensity_of, normalise
+from common.data.labels import LabelSchema, load_schema, unique_ids
+from common.data.matching import Scan, match_files, plan_scans
+from common.data.support import add_container
+from common.data.views import to_dhw, triple_to_dhw, triple_to_ras
+from common.errors import MedpairError
+from common.io.manifest import sha256, versions
+from common.io.nifti import read_geometry, read_volume
+
+Progress = Callable[[int, int, str], None]
+_INTEGER = 1e-3  # label values closer than this to an integer are that integer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all pairs of a set share; `spacing` in mm and `size` in voxels, both D, H, W."""
+
+    schema: LabelSchema
+    intensity: dict[str, Any]
+    spacing: Spacing | None
+    size: Size | None
+    crop: str | None
+    channel: int | str | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A scan in RAS: image raw values, label schema ids with container, affine, file geometry."""
+
+    image: np.ndarray
+    label: np.ndarray
+    affine: np.ndarray
+    stored: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def prepare(
+    images: str | Path,
+    labels: str | Path,
+    schema: str | Path | LabelSchema,
+    out: str | Path,
+    *,
+    spacing: float | Sequence[float] | None = None,
+    size: Sequence[int] | None = None,
+    crop: str | None = None,
+    channel: int | str | None = None,
+    persons: str | Path | None = None,
+    source: str | None = None,
+    holdout: float = 0.2,
+    seed: int = 0,
+    image_pattern: str | None = None,
+    label_pattern: str | None = None,
+    progress: Progress | None = None,
+) -> PairSet:
+    """Prepare real scans: canonical orientation, resampling, crop or pad, normalised intensity.
+
+    Pairs that `out` already holds from the same files are kept; each further pair appears there
+    whole or not at all.
+
+    Args:
+        images: folder of `.nii`, `.nii.gz` or `.mgz` images.
+        labels: folder of masks of the same geometry; may be the same folder.
+        schema: name, file, or schema.
+        out: the pair set's folder, new or begun with the same settings.
+        spacing: voxel size in mm, one number or (D, H, W); None keeps each scan's.
+        size: voxels (D, H, W) to crop and pad to, around the middle; None keeps what is there.
+        crop: "nonzero" puts the middle of the brain or body (the schema's container; without one,
+            of the non-zero voxels) into the middle and cuts what surrounds it.
+        channel: which channel of 4D images, by index or name.
+        persons: CSV with columns id, person and optionally split (training or validation).
+        source: whose ids the masks use (`schema.sources`, or "schema"); None finds it out, and
+            asks where two answers fit.
+        holdout: share of persons kept back for validation where `persons` names no split.
+        seed: for that draw.
+        image_pattern: file name with `{id}`, see `match_files`.
+        label_pattern: the same for masks.
+        progress: called with (pairs done, pairs in all, id) before the first and after each pair.
+
+    Returns:
+        The pair set.
+
+    Raises:
+        MedpairError: for every defect of the input, naming file, value seen, wanted and repair.
+    """
+    schema = schema if isinstance(schema, LabelSchema) else load_schema(schema)
+    files = match_files(images, labels, image_pattern, label_pattern)
+    scans = plan_scans(files, persons, holdout, seed)
+    spacing_dhw = _spacing(spacing)
+    _check_options(crop, size)
+    native = _check_geometry(scans, schema)
+    settings = Settings(
+        schema,
+        intensity_of(schema),
+        spacing_dhw,
+        _size(size),
+        crop,
+        channel,
+        _find_source(scans, schema, source),
+    )
+    return _write_set(scans, settings, out, spacing_dhw or native, progress)
+
+
+def _write_set(
+    scans: Sequence[Scan], s: Settings, out: str | Path, spacing: Spacing | None, progress: Progress | None
+) -> PairSet:
+    pairset: PairSet | None = _create(out, s, spacing) if (Path(out) / "dataset.json").is_file() else None
+    _report(progress, 0, len(scans), "")
+    for done, scan in enumerate(scans, start=1):
+        inputs = {"image": scan.image.name, "image_sha256": sha256(scan.image)}
+        inputs |= {"label": scan.label.name, "label_sha256": sha256(scan.label)}
+        if pairset is None or not _is_done(pairset, scan, inputs):
+            started = time.perf_counter()
+            pair, record = _prepare_scan(scan, s)
+            # the folder appears with the first good pair: wrong input leaves nothing behind
+            pairset = pairset or _create(out, s, spacing)
+            pairset.write(pair, {**record, "source": {**inputs, **record["source"]}})
+            pairset.log(_cost(scan.id, time.perf_counter() - started))
+        _report(progress, done, len(scans), scan.id)
+    assert pairset is not None  # match_files returns at least one scan
+    return pairset
+
+
+def _create(out: str | Path, s: Settings, spacing: Spacing | None) -> PairSet:
+    options = {"crop": s.crop, "channel": s.channel, "source": s.source}
+    return PairSet.create(out, s.schema, spacing, s.size, s.intensity, prepare=options)
+
+
+def _is_done(pairset: PairSet, scan: Scan, inputs: dict[str, str]) -> bool:
+    if scan.id not in pairset.manifest:
+        return False
+    record = pairset.record(scan.id)
+    same = {key: record.get("source", {}).get(key) for key in inputs} == inputs
+    return same and (record["person"], record["split"]) == (scan.person, scan.split)
+
+
+def _cost(identity: str, seconds: float) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"stage": "prepare", "id": identity, "seconds": round(seconds, 3), "peak_mib": round(peak)}
+
+
+def _report(progress: Progress | None, done: int, total: int, identity: str) -> None:
+    if progress:
+        progress(done, total, identity)
+
+
+def _prepare_scan(scan: Scan, s: Settings) -> tuple[Pair, dict[str, Any]]:
+    raw = _read_scan(scan, s)
+    try:
+        lower, upper = bounds(raw.image, s.intensity)
+    except MedpairError as error:
+        raise MedpairError(f"{scan.image}: {error}") from error
+    grid = _grid(raw, s)
+    scaled = normalise(raw.image, str(s.intensity["method"]), lower, upper)
+    axis = s.schema.slice_axis
+    image = np.ascontiguousarray(to_dhw(resample_image(scaled, grid), axis))
+    label = np.ascontiguousarray(to_dhw(resample_labels(raw.label, grid, s.schema.num_classes), axis))
+    record = {
+        "split": scan.split,
+        "person": scan.person,
+        "source": raw.stored,
+        "intensity": {"lower": lower, "upper": upper},
+        "grid": {"scale": list(grid.scale), "offset": list(grid.offset)},
+        "warnings": [*raw.warnings, *_losses(raw.label, label, grid, s.schema)],
+        "versions": versions(),
+    }
+    return Pair(scan.id, image, label, grid.affine(raw.affine)), record
+
+
+def _read_scan(scan: Scan, s: Settings) -> Raw:
+    volume = read_volume(scan.image, s.channel)
+    mask = read_volume(scan.label)
+    ids, warnings = integer_ids(mask.array, scan.label)
+    try:
+        label = s.schema.remap(ids, s.source)
+    except MedpairError as error:
+        raise MedpairError(f"{scan.label}: {error}") from error
+    named = (label > 0) & (label != (s.schema.container_id or 0))
+    if not named.any():
+        raise MedpairError(
+            f"{scan.label}: empty, wanted voxels of at least one of "
+            f"{', '.join(n for n in s.schema.names[1:] if n != getattr(s.schema.container, 'name', ''))}; "
+            "remove the pair or choose another schema or source"
+        )
+    image, affine = to_ras(volume.array, volume.affine)
+    label, _ = to_ras(label, mask.affine)
+    stored = {"shape": list(volume.array.shape), "affine": volume.affine.tolist()}
+    full = add_container(label, image, s.schema, s.source)
+    return Raw(image, full, affine, stored, (*volume.warnings, *mask.warnings, *warnings))
+
+
+def integer_ids(array: np.ndarray, path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Label values as integers.
+
+    Args:
+        array: as read, any numeric type.
+        path: the file, for errors.
+
+    Returns:
+        An integer array of the same shape, and a warning where floats were rounded.
+
+    Raises:
+        MedpairError: for values that are no integers (further off than 1e-3).
+    """
+    if array.dtype.kind in "iub":
+        return array.astype(np.int32), ()
+    rounded = np.rint(array)
+    gap = np.abs(array - rounded)
+    bad = gap > _INTEGER
+    if bad.any():
+        value = float(array[bad].flat[0])
+        raise MedpairError(
+            f"{path}: {int(bad.sum())} label values are no integers (for example {value:g}), wanted "
+            "ids; resample the mask with nearest neighbour, not linearly"
+        )
+    notes = (f"{Path(path).name}: float labels rounded by up to {gap.max():.1e}",) if gap.any() else ()
+    return rounded.astype(np.int32), notes
+
+
+def _grid(raw: Raw, s: Settings) -> Grid:
+    axis = s.schema.slice_axis
+    box: Box | None = None
+    if s.crop:
+        identity = s.schema.container_id
+        box = bounding_box(raw.label > 0 if identity else (raw.image != 0) | (raw.label > 0))
+    widths = np.linalg.norm(raw.affine[:3, :3], axis=0).tolist()
+    shape = raw.label.shape
+    return plan_grid(
+        (shape[0], shape[1], shape[2]),
+        (widths[0], widths[1], widths[2]),
+        spacing=triple_to_ras(s.spacing, axis) if s.spacing else None,
+        size=triple_to_ras(s.size, axis) if s.size else None,
+        box=box,
+    )
+
+
+def _losses(before: np.ndarray, after: np.ndarray, grid: Grid, schema: LabelSchema) -> list[str]:
+    """What resampling and cropping lost: labels that vanished, labelled voxels that were cut off."""
+    counts = np.bincount(before.ravel(), minlength=schema.num_classes)
+    kept = np.bincount(after.ravel(), minlength=schema.num_classes)
+    gone = [n for i, n in enumerate(schema.names) if counts[i] and not kept[i] and i]
+    notes = [f"label {name} vanished in resampling" for name in gone]
+    region = []
+    for n, end, scale, offset in zip(before.shape, grid.shape_out, grid.scale, grid.offset, strict=True):
+        first, last = np.ceil(offset - scale / 2), np.floor(offset + scale * (end - 0.5))
+        region.append(slice(max(0, int(first)), min(n, int(last) + 1)))
+    cut = int(counts[1:].sum()) - int(np.count_nonzero(before[tuple(region)]))
+    return [*notes, f"{cut} labelled voxels lie outside the size"] if cut else notes
+
+
+def _check_geometry(scans: Sequence[Scan], schema: LabelSchema) -> Spacing | None:
+    """Compare the headers of all files before any work; the spacing that all share, D, H, W."""
+    spacings = []
+    for scan in scans:
+        shape, affine = _ras_header(scan.image)
+        label_shape, label_affine = _ras_header(scan.label)
+        if shape != label_shape:
+            raise MedpairError(
+                f"{scan.label}: shape {label_shape} in RAS, wanted {shape} as {scan.image.name}; "
+                "resample the mask to its image"
+            )
+        if not same_place(shape, affine, label_affine):
+            raise MedpairError(
+                f"{scan.label}: affine {_rows(label_affine)}, wanted {_rows(affine)} as "
+                f"{scan.image.name}; resample the mask or copy the image's header"
+            )
+        widths = np.linalg.norm(affine[:3, :3], axis=0)
+        spacings.append(triple_to_dhw((widths[0], widths[1], widths[2]), schema.slice_axis))
+    same = np.ptp(np.array(spacings), axis=0).max() < 1e-3
+    return (float(spacings[0][0]), float(spacings[0][1]), float(spacings[0][2])) if same else None
+
+
+def _ras_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
+    shape, affine = read_geometry(path)
+    voxels, affine = to_ras(np.broadcast_to(np.uint8(0), shape[:3]), affine)
+    return (voxels.shape[0], voxels.shape[1], voxels.shape[2]), affine
+
+
+def _rows(affine: np.ndarray) -> str:
+    return str(affine[:3].round(2).tolist())
+
+
+def _find_source(scans: Sequence[Scan], schema: LabelSchema, source: str | None) -> str:
+    """The one reading of the masks' ids that fits all files."""
+    if source is not None:
+        schema.source_map(source)
+        return source
+    values: set[int] = set()
+    for scan in scans:
+        ids, _ = integer_ids(read_volume(scan.label).array, scan.label)
+        found = set(unique_ids(ids))
+        if not schema.readings(found):
+            schema_error = _no_reading(schema, found)
+            raise MedpairError(f"{scan.label}: {schema_error}")
+        values |= found
+    readings = schema.readings(values)
+    if len(set(readings.values())) > 1:
+        raise MedpairError(
+            f"{scans[0].label.parent}: label ids {sorted(values)[:12]} fit {' and '.join(readings)} of "
+            f"schema {schema.name}; say which with source"
+        )
+    if not readings:
+        raise MedpairError(
+            f"{scans[0].label.parent}: no source of schema {schema.name} fits all files; prepare them apart"
+        )
+    return next(iter(readings))
+
+
+def _no_reading(schema: LabelSchema, found: set[int]) -> str:
+    tables = {name: schema.source_map(name) for name in ("schema", *schema.sources)}
+    missing = {name: sorted(v for v in found if v and v not in t) for name, t in tables.items()}
+    best = min(missing, key=lambda name: len(missing[name]))
+    shown = ", ".join(map(str, missing[best][:8])) + (", ..." if len(missing[best]) > 8 else "")
+    return (
+        f"label ids {shown} are outside schema {schema.name} (sources {', '.join(tables)}; nearest "
+        f"{best}); add them to a source of the schema"
+    )
+
+
+def _spacing(spacing: float | Sequence[float] | None) -> Spacing | None:
+    if spacing is None:
+        return None
+    values = [float(spacing)] * 3 if isinstance(spacing, int | float) else [float(v) for v in spacing]
+    if len(values) != 3 or not all(np.isfinite(v) and v > 0 for v in values):
+        raise MedpairError(f"spacing: {spacing}, wanted one or three (D, H, W) positive numbers in mm")
+    return values[0], values[1], values[2]
+
+
+def _size(size: Sequence[int] | None) -> Size | None:
+    return (int(size[0]), int(size[1]), int(size[2])) if size is not None else None
+
+
+def _check_options(crop: str | None, size: Sequence[int] | None) -> None:
+    if crop not in (None, "nonzero"):
+        raise MedpairError(f"crop: '{crop}', wanted nonzero or nothing")
+    if size is not None and (len(size) != 3 or min(int(v) for v in size) < 1):
+        raise MedpairError(f"size: {tuple(size)}, wanted three (D, H, W) positive numbers of voxels")
