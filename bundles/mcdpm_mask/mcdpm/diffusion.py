@@ -1,0 +1,116 @@
+"""What MC-DPM feeds its denoiser and what it asks of it, in training.
+
+B windows, S slices, C code channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.diffusion.schedules import NoiseSchedule, Prediction, add_noise, training_target
+from common.engines.batches import iteration_generator
+from mcdpm.codec import LabelCodec
+
+
+@dataclass(frozen=True)
+class MaskDiffusion:
+    """The diffusion of mask windows: code, schedule and prediction type.
+
+    Args:
+        codec: label code.
+        schedule: noise schedule.
+        prediction: what the denoiser predicts.
+        noise_emphasis: exponent k >= 1; t is drawn with density proportional to t^(k-1), so
+            k > 1 trains the high noise levels, where the layout is decided, more often.
+        condition_noise: standard deviation of Gaussian noise on the condition slices' code.
+    """
+
+    codec: LabelCodec
+    schedule: NoiseSchedule
+    prediction: Prediction = "v"
+    noise_emphasis: float = 1.0
+    condition_noise: float = 0.0
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return ``count`` time steps in 0..T-1, int64."""
+        uniform = torch.rand(count, generator=generator) ** (1 / self.noise_emphasis)
+        return (uniform * self.schedule.T).long().clamp(max=self.schedule.T - 1)
+
+
+def network_input(x_BSCHW: Tensor, condition_BSCHW: Tensor, known_BS: Tensor) -> Tensor:
+    """Put clean condition slices in place and append the indicator channel.
+
+    Args:
+        x_BSCHW: noisy code.
+        condition_BSCHW: clean code, used where ``known_BS``.
+        known_BS: condition slices, bool.
+
+    Returns:
+        (B, S, C+1, H, W).
+
+    Source: MedGen3D §3.1, Eq. 3 (X^C stays clean, a binary indicator marks it).
+    """
+    known = known_BS[:, :, None, None, None]
+    indicator = known.to(x_BSCHW.dtype).expand(-1, -1, 1, *x_BSCHW.shape[-2:])
+    return torch.cat([torch.where(known, condition_BSCHW, x_BSCHW), indicator], dim=2)
+
+
+class PrepareMaskBatch:
+    """MONAI ``prepare_batch``: noisy windows in, the training target out.
+
+    Args:
+        diffusion: code, schedule and prediction type.
+
+    Source: MedGen3D Eq. 3-4; DDPM (2006.11239) Algorithm 1.
+    """
+
+    def __init__(self, diffusion: MaskDiffusion) -> None:
+        self.diffusion = diffusion
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], dict[str, Any]]:
+        """Return (inputs, targets, (timesteps, position), {}).
+
+        The target carries, as a last channel, the weight of each slice: 1 on target slices,
+        0 on condition slices.
+        """
+        d = self.diffusion
+        generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
+        x_0 = d.codec.encode(batchdata["label"])
+        condition = d.codec.encode(batchdata["condition"])
+        t = d.draw_timesteps(len(x_0), generator)
+        eps = torch.randn(x_0.shape, generator=generator)
+        condition = condition + d.condition_noise * torch.randn(x_0.shape, generator=generator)
+        x_t = add_noise(d.schedule, x_0, eps, t)
+        target = training_target(d.schedule, x_0, eps, t, d.prediction)
+        known = batchdata["known"]
+        weight = (~known).to(target.dtype)[:, :, None, None, None]
+        target = torch.cat([target, weight.expand_as(target[:, :, :1])], dim=2)
+        moved = [
+            value.to(device, non_blocking=non_blocking)
+            for value in (network_input(x_t, condition, known), target, t, batchdata["position"])
+        ]
+        return moved[0], moved[1], (moved[2].float(), moved[3]), {}
+
+
+class TargetSliceLoss(nn.Module):
+    """Mean squared error over the target slices only.
+
+    Source: MedGen3D Eq. 4 (the norm runs over X^P).
+    """
+
+    def forward(self, prediction_BSCHW: Tensor, target_BSCHW: Tensor) -> Tensor:
+        """Return the scalar loss; the target's last channel is the weight of each slice."""
+        target, weight = target_BSCHW[:, :, :-1], target_BSCHW[:, :, -1:]
+        error = weight * (prediction_BSCHW - target) ** 2
+        return error.sum() / (weight.sum() * target.shape[2]).clamp(min=1)

@@ -1,0 +1,98 @@
+"""The MC-DPM denoiser: windows of mask slices with condition slices marked by an indicator.
+
+B windows, S slices per window, C code channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import MedpairError
+from common.networks.embedding import ConditionEmbedding
+from common.networks.unet import UNet
+
+
+class MaskDenoiser(nn.Module):
+    """Predict the noise (or v, x_0) of the target slices of mask windows.
+
+    Args:
+        code_channels: channels C of the label code (1 scalar, K one-hot).
+        window: slices S per window (m in the paper).
+        channels: U-Net channels per level.
+        embedding: width of the condition embedding.
+        slice_mode: "channels" (slices as channels of a 2D U-Net, faithful) or "2p1d" (shared 2D
+            weights with slice convolution and slice attention; any number of slices).
+        position: "first_slice" (z/D, faithful) or "absolute" (z/D and 1/D; with "2p1d" the
+            position (z+k)/D of each slice k).
+        num_res_blocks, attention_levels, unshuffle, dropout: see `common.networks.unet.UNet`.
+
+    Source: MedGen3D §3.1.
+    """
+
+    def __init__(
+        self,
+        code_channels: int,
+        window: int,
+        channels: Sequence[int],
+        embedding: int = 256,
+        slice_mode: str = "channels",
+        position: str = "absolute",
+        num_res_blocks: int = 1,
+        attention_levels: Sequence[bool] | None = None,
+        unshuffle: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if slice_mode not in ("channels", "2p1d"):
+            raise MedpairError(f"slice_mode is {slice_mode!r}; use 'channels' or '2p1d'")
+        if position not in ("absolute", "first_slice"):
+            raise MedpairError(f"position is {position!r}; use 'absolute' or 'first_slice'")
+        self.code_channels, self.window = code_channels, window
+        self.slice_mode, self.position = slice_mode, position
+        folded = window if slice_mode == "channels" else 1
+        self.embed = ConditionEmbedding(
+            embedding // 2, embedding, num_scalars=1 if position == "first_slice" else 2
+        )
+        self.unet = UNet(
+            folded * (code_channels + 1),
+            folded * code_channels,
+            channels,
+            embedding,
+            num_res_blocks=num_res_blocks,
+            attention_levels=attention_levels,
+            slice_layers=slice_mode == "2p1d",
+            unshuffle=unshuffle,
+            dropout=dropout,
+        )
+
+    def forward(self, x_BSCHW: Tensor, timesteps_B: Tensor, position_B2: Tensor) -> Tensor:
+        """Return the prediction for every slice of every window.
+
+        Args:
+            x_BSCHW: code channels (noisy target slices, clean condition slices) and, as the
+                last channel, the indicator (1 on condition slices); (B, S, C+1, H, W).
+            timesteps_B: diffusion time steps in [0, T).
+            position_B2: (z/D, 1/D) of each window's first slice.
+
+        Returns:
+            (B, S, C, H, W); the values on condition slices carry no meaning.
+        """
+        b, s = x_BSCHW.shape[:2]
+        if self.slice_mode == "channels":
+            emb = self.embed(timesteps_B, self._scalars(position_B2))
+            x = x_BSCHW.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+            return torch.unflatten(self.unet(x, emb), 1, (s, self.code_channels))
+        steps = torch.arange(s, device=x_BSCHW.device)
+        position = position_B2.repeat_interleave(s, 0)
+        if self.position == "absolute":
+            shift = steps.repeat(b) * position[:, 1]
+            position = torch.stack([position[:, 0] + shift, position[:, 1]], dim=1)
+        emb = self.embed(timesteps_B.repeat_interleave(s, 0), self._scalars(position))
+        x = x_BSCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return torch.unflatten(self.unet(x, emb, slices=s), 0, (b, s))
+
+    def _scalars(self, position_N2: Tensor) -> Tensor:
+        return position_N2[:, :1] if self.position == "first_slice" else position_N2

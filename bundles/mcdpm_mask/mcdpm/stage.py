@@ -1,0 +1,78 @@
+"""MC-DPM as a pipeline stage: no labels in, labels out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.data.anatomy import clean_up
+from common.data.pairs import PairBatch
+from common.data.resize import resize_scores
+from common.diffusion.rng import STAGES, philox4x32
+from common.errors import MedpairError
+from mcdpm.sampler import MaskSampler, RoundDone
+
+
+@dataclass(frozen=True)
+class MaskStage:
+    """Fill a batch's labels with generated masks.
+
+    Args:
+        network: trained denoiser in eval mode.
+        sampler: how masks are generated.
+        schema: name of the label schema the network was trained for.
+        start: "random" (paper) or "middle", where the batch does not say.
+        clean: apply the schema's anatomical rules to each mask.
+        depths: smallest and largest number of slices in training, None if unknown.
+        on_round: called after each round of windows.
+    """
+
+    network: nn.Module
+    sampler: MaskSampler
+    schema: str
+    start: str = "random"
+    clean: bool = True
+    depths: tuple[int, int] | None = None
+    on_round: RoundDone | None = None
+
+    def __call__(self, batch: PairBatch) -> PairBatch:
+        """Return the batch with ``label_VDHW`` and ``start`` filled.
+
+        Raises:
+            MedpairError: if the batch is of another schema or a start lies outside the volume.
+        """
+        if batch.schema.name != self.schema:
+            raise MedpairError(
+                f"mask stage: schema {batch.schema.name!r}, its weights are for {self.schema!r}; "
+                "use weights trained for that schema"
+            )
+        starts = batch.start or self._starts(batch)
+        scores = self.sampler(
+            self.network,
+            volumes=batch.volumes,
+            starts=starts,
+            depth=batch.size[0],
+            seed=batch.seed,
+            on_round=self.on_round,
+        )
+        labels = torch.stack([self._finish(volume, batch) for volume in scores])
+        return replace(batch, label_VDHW=labels, start=starts)
+
+    def _starts(self, batch: PairBatch) -> tuple[int, ...]:
+        room = max(1, batch.size[0] - self.sampler.window + 1)
+        if self.start == "middle":
+            return (room // 2,) * len(batch.volumes)
+        key = (batch.seed & 0xFFFFFFFF, batch.seed >> 32)
+        # window word all ones: no window of a volume has this number
+        counter = [[v, STAGES["mcdpm"] << 24 | 0xFFFFFF, 0, 0] for v in batch.volumes]
+        words = philox4x32(torch.tensor(counter), key)[:, 0].tolist()
+        return tuple(word * room >> 32 for word in words)
+
+    def _finish(self, scores_DKHW: Tensor, batch: PairBatch) -> Tensor:
+        label = resize_scores(scores_DKHW, batch.size[1:])
+        if not self.clean:
+            return label.cpu()
+        return torch.from_numpy(np.array(clean_up(label.cpu().numpy(), batch.schema)))

@@ -1,0 +1,95 @@
+"""Small random deformations of volumes, sampled on all or only on some slices.
+
+D, H, W volume size; S slices asked for. Random draws stand apart from applying them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ELASTIC_GRID = 4
+
+
+@dataclass(frozen=True)
+class WarpRanges:
+    """Ranges of the random deformation.
+
+    Args:
+        rotate: largest rotation about each axis, degrees.
+        scale: largest relative scaling per axis (0.05 = +-5 %).
+        shift: largest translation per axis, voxels.
+        elastic: standard deviation of the coarse displacement field, voxels.
+    """
+
+    rotate: float = 5.0
+    scale: float = 0.06
+    shift: float = 1.0
+    elastic: float = 0.8
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A drawn deformation: matrix (3, 3), shift (3,) and displacement (3, g, g, g) in voxels."""
+
+    matrix: Tensor
+    shift: Tensor
+    displacement: Tensor
+
+
+def draw_warp(ranges: WarpRanges, generator: torch.Generator) -> Warp:
+    """Draw one deformation from ``ranges``."""
+    angles, scales, shifts = (2 * torch.rand(3, 3, generator=generator) - 1).unbind(0)
+    matrix = torch.eye(3)
+    for axis, angle in enumerate(angles * math.radians(ranges.rotate)):
+        i, j = [(1, 2), (0, 2), (0, 1)][axis]
+        turn = torch.eye(3)
+        turn[i, i] = turn[j, j] = angle.cos()
+        turn[i, j], turn[j, i] = -angle.sin(), angle.sin()
+        matrix = matrix @ turn
+    field = torch.randn(3, *[ELASTIC_GRID] * 3, generator=generator) * ranges.elastic
+    return Warp(matrix * (1 + ranges.scale * scales), ranges.shift * shifts, field)
+
+
+def warp_grid(warp: Warp, size: tuple[int, int, int], slices: range) -> Tensor:
+    """Return where each voxel of some slices is read from.
+
+    Args:
+        warp: the deformation.
+        size: volume size (D, H, W); voxels are taken as isotropic.
+        slices: slice indices wanted.
+
+    Returns:
+        Grid (S, H, W, 3) of coordinates in [-1, 1], order W, H, D, for ``grid_sample``.
+    """
+    axes = [torch.arange(n, dtype=torch.float32) for n in size]
+    axes[0] = axes[0][slices.start : slices.stop]
+    centre = torch.tensor([(n - 1) / 2 for n in size])
+    voxel = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    source = (voxel - centre) @ warp.matrix.T + centre + warp.shift
+    half = torch.tensor([max(n - 1, 1) / 2 for n in size])
+    place = (voxel / half - 1).flip(-1)
+    bent = F.grid_sample(
+        warp.displacement[None], place[None], align_corners=True, padding_mode="border"
+    )[0]
+    return ((source + bent.movedim(0, -1)) / half - 1).flip(-1)
+
+
+def warp_labels(label_DHW: Tensor, grid_SHW3: Tensor, num_classes: int) -> Tensor:
+    """Return deformed labels (S, H, W), uint8: linear class scores, then the largest."""
+    one_hot = F.one_hot(label_DHW.long(), num_classes).movedim(-1, 0).float()
+    one_hot[0] -= 1  # outside the volume grid_sample reads zeros: make that background
+    scores = F.grid_sample(one_hot[None], grid_SHW3[None], align_corners=True)[0]
+    scores[0] += 1
+    return scores.argmax(dim=0).to(torch.uint8)
+
+
+def warp_image(image_DHW: Tensor, grid_SHW3: Tensor) -> Tensor:
+    """Return the linearly deformed image (S, H, W); outside the volume its minimum."""
+    low = image_DHW.min()
+    moved = F.grid_sample((image_DHW - low)[None, None], grid_SHW3[None], align_corners=True)
+    return moved[0, 0] + low

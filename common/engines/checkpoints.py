@@ -1,0 +1,128 @@
+"""Exact checkpoints: network, EMA, optimiser and counter; nothing else is needed to resume."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver, EMAHandler
+from torch import nn
+
+from common.errors import MedpairError
+
+
+class Ema:
+    """Exponential moving average of the weights with a warm-up.
+
+    Args:
+        network: the trained network.
+        decay: weight of the old average, in [0, 1).
+        warmup: iterations over which the decay rises from 0.
+
+    Source: ignite's EMAHandler, whose momentum is 1 - decay.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.999, warmup: int = 500) -> None:
+        self.handler = EMAHandler(
+            network, momentum=1 - decay, momentum_warmup=0.5, warmup_iters=max(2, warmup)
+        )
+
+    @property
+    def network(self) -> nn.Module:
+        """The averaged network."""
+        averaged: nn.Module = self.handler.ema_model
+        return averaged
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        self.handler.attach(engine, event=Events.ITERATION_COMPLETED)
+
+
+class Position:
+    """The trainer's iteration as a checkpoint entry, free of its epochs, so a run can be extended."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of finished iterations."""
+        return {"iteration": int(self.engine.state.iteration)}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Set the trainer to a number of finished iterations."""
+        length = self.engine.state.epoch_length
+        self.engine.state.iteration = int(state["iteration"])
+        self.engine.state.epoch = int(state["iteration"]) // length
+
+
+def run_trainer(trainer: Engine) -> None:
+    """Run a trainer to its last iteration; one that a checkpoint left there is not run again."""
+    last = trainer.state.max_epochs * trainer.state.epoch_length
+    if trainer.state.iteration < last:
+        trainer.run()
+
+
+class Resume:
+    """Save checkpoints and, when the output folder holds one, start from the newest.
+
+    Args:
+        output_dir: folder of ``checkpoints/checkpoint_<iteration>.pt``; writes are atomic.
+        objects: what is saved, by name (networks, optimisers, EMA networks).
+        every: iterations between two checkpoints; one more is written at the end.
+        resume: False starts anew.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        objects: Mapping[str, Any],
+        every: int = 500,
+        resume: bool = True,
+    ) -> None:
+        self.folder = Path(output_dir) / "checkpoints"
+        self.objects, self.every, self.resume = dict(objects), every, resume
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer and load the newest checkpoint."""
+        everything = self.objects | {"position": Position(engine)}
+        saver = Checkpoint(
+            everything,
+            DiskSaver(str(self.folder), atomic=True, create_dir=True, require_empty=False),
+            n_saved=2,
+            global_step_transform=lambda e, _: e.state.iteration,
+        )
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), saver)
+        engine.add_event_handler(Events.COMPLETED, saver)
+        newest = latest_checkpoint(self.folder) if self.resume else None
+        if newest is not None:
+            load_checkpoint(newest, everything)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint with the highest iteration in ``folder``, None if there is none."""
+    found = {
+        int(match.group(1)): path
+        for path in folder.glob("checkpoint_*.pt")
+        if (match := re.fullmatch(r"checkpoint_(\d+)\.pt", path.name))
+    }
+    return found[max(found)] if found else None
+
+
+def load_checkpoint(path: Path, objects: Mapping[str, Any]) -> None:
+    """Load every object of a checkpoint.
+
+    Raises:
+        MedpairError: if the file is damaged or belongs to another network.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        Checkpoint.load_objects(to_load=dict(objects), checkpoint=state)
+    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise MedpairError(
+            f"{path.name}: cannot be resumed ({reason}); delete it or choose another output_dir"
+        ) from error

@@ -1,0 +1,60 @@
+"""Forward passes under automatic mixed precision on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from common.errors import MedpairError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def resolve_precision(device: torch.device | str, precision: str) -> str:
+    """Return "bf16", "fp16" or "fp32"; "auto" is bf16 where the device has matrix units for it.
+
+    Raises:
+        MedpairError: for another precision.
+    """
+    if precision == "auto":
+        if torch.device(device).type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        has_units = getattr(torch.cpu, "_is_amx_tile_supported", bool)
+        return "bf16" if has_units() else "fp32"
+    if precision not in DTYPES:
+        raise MedpairError(f"precision is {precision!r}; use 'auto' or one of {sorted(DTYPES)}")
+    return precision
+
+
+def precision_context(device: torch.device | str, precision: str) -> torch.autocast:
+    """Return the autocast context of a precision; see `resolve_precision`."""
+    resolved = resolve_precision(device, precision)
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=DTYPES[resolved], enabled=resolved != "fp32")
+
+
+class AutocastInferer(Inferer):
+    """Call the network under autocast and return its output in float32.
+
+    Args:
+        precision: "auto", "bf16", "fp16" or "fp32".
+
+    Why not the trainers' ``amp``: MONAI 1.6 ties it to CUDA, and bf16 is the fast path of CPUs too.
+    """
+
+    def __init__(self, precision: str = "auto") -> None:
+        super().__init__()
+        resolve_precision("cpu", precision)
+        self.precision = precision
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Return ``network(inputs, *args, **kwargs)`` as float32."""
+        with precision_context(inputs.device, self.precision):
+            output = network(inputs, *args, **kwargs)
+        return output.float()

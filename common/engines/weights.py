@@ -1,0 +1,103 @@
+"""Weight files: a bare fp16 state dict, and beside it a JSON that says what it belongs to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.errors import MedpairError
+from common.io.atomic import atomic_path, write_json
+from common.io.manifest import sha256
+
+
+def save_weights(network: nn.Module, path: Path, card: Mapping[str, Any]) -> None:
+    """Write a network's weights in fp16 and their card ``<stem>.json``.
+
+    Args:
+        network: its state dict is written bare, floating tensors as fp16.
+        path: the ``.pt`` file.
+        card: what they belong to; ``schema`` and ``preset`` are checked on loading.
+    """
+    state = {
+        key: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
+        for key, value in network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+    write_json(path.with_suffix(".json"), {**card, "sha256": sha256(path)})
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Return the card of a weight file, empty where there is none."""
+    card = path.with_suffix(".json")
+    return dict(json.loads(card.read_text(encoding="utf-8"))) if card.exists() else {}
+
+
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    schema: str | None = None,
+    preset: str | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Load a weight file strictly into a network, in eval mode.
+
+    Args:
+        network: receives the weights, as float32.
+        path: the ``.pt`` file.
+        schema: wanted label schema, compared with the card.
+        preset: wanted preset, compared with the card.
+        device: where the network goes.
+
+    Raises:
+        MedpairError: if the file is missing, damaged, or of another schema, preset or network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MedpairError(f"{path}: no such weight file; train it or give another --weights")
+    card = read_card(path)
+    for key, wanted in (("schema", schema), ("preset", preset)):
+        if wanted is not None and card.get(key, wanted) != wanted:
+            raise MedpairError(
+                f"{path}: weights of {key} {card[key]!r}, wanted {wanted!r}; "
+                f"use --{key} {card[key]} or weights trained for {wanted}"
+            )
+    if card.get("sha256") not in (None, sha256(path)):
+        raise MedpairError(f"{path}: sha256 differs from {path.stem}.json; fetch the file again")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+        reason = " ".join(str(error).split())[:160]
+        raise MedpairError(
+            f"{path}: does not fit this network ({reason}); use weights of this preset and schema"
+        ) from error
+    return network.to(device).eval()
+
+
+class ExportWeights:
+    """Write the weights and their card when a training completes.
+
+    Args:
+        network: what is written, usually the averaged network.
+        path: the ``.pt`` file.
+        card: entries of the card; the iteration is added.
+    """
+
+    def __init__(self, network: nn.Module, path: str, card: Mapping[str, Any]) -> None:
+        self.network, self.path, self.card = network, Path(path), dict(card)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        save_weights(self.network, self.path, self.card | {"iterations": engine.state.iteration})

@@ -1,0 +1,157 @@
+"""Building blocks of the diffusion U-Nets: residual, attention and slice layers.
+
+N = B * S slices of B windows with S slices each, C channels, E embedding width, H height, W width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def norm_groups(channels: int, wanted: int = 8) -> int:
+    """Return the largest number of groups <= ``wanted`` that divides ``channels``."""
+    return max(g for g in range(1, min(wanted, channels) + 1) if channels % g == 0)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set all parameters of a layer to zero, so that a residual branch starts as identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ResBlock(nn.Module):
+    """Residual block whose second norm is scaled and shifted by the condition embedding.
+
+    Args:
+        channels_in: input channels.
+        channels_out: output channels.
+        embedding: width E of the condition embedding.
+        dropout: drop probability before the second convolution.
+        groups: normalisation groups; bf16 channels-last is fast with 16 n channels per group.
+
+    Source: Dhariwal and Nichol 2021 (2105.05233), adaptive group normalisation.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding: int,
+        dropout: float = 0.0,
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        self.norm_in = nn.GroupNorm(norm_groups(channels_in, groups), channels_in)
+        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * channels_out)
+        self.norm_out = nn.GroupNorm(norm_groups(channels_out, groups), channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.skip = (
+            nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        )
+
+    def forward(self, x_NCHW: Tensor, emb_NE: Tensor) -> Tensor:
+        """Return the block's output (N, channels_out, H, W)."""
+        h = self.conv_in(F.silu(self.norm_in(x_NCHW)))
+        scale, shift = self.modulate(F.silu(emb_NE))[:, :, None, None].chunk(2, dim=1)
+        h = self.norm_out(h) * (1 + scale) + shift
+        residual: Tensor = self.conv_out(self.dropout(F.silu(h)))
+        return residual + self.skip(x_NCHW)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens with a zero-initialised output projection.
+
+    Args:
+        channels: channels C of a token.
+        head_channels: channels per head; C must be a multiple of it, else one head is used.
+
+    Source: Dhariwal and Nichol 2021 (2105.05233) §3.
+    """
+
+    def __init__(self, channels: int, head_channels: int = 32) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head_channels) if channels % head_channels == 0 else 1
+        self.norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, tokens_BLC: Tensor) -> Tensor:
+        """Return tokens (B, L, C) plus their attention update."""
+        b, length, c = tokens_BLC.shape
+        qkv = self.qkv(self.norm(tokens_BLC)).view(b, length, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, length, c)
+        update: Tensor = self.out(attended)
+        return tokens_BLC + update
+
+
+class SpatialAttention(Attention):
+    """Self-attention over the pixels of each slice."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return slices (N, C, H, W) after attention inside each slice."""
+        h, w = x_NCHW.shape[-2:]
+        tokens = super().forward(x_NCHW.flatten(2).transpose(1, 2))
+        return tokens.transpose(1, 2).unflatten(2, (h, w))
+
+
+class SliceConv(nn.Module):
+    """One-dimensional convolution along the slices, identity at initialisation.
+
+    Source: GEM-3D §3.1 (pseudo-3D layers); Make-A-Video (2209.14792) §3.2.1.
+    """
+
+    def __init__(self, channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2)
+        nn.init.dirac_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_NCHW: Tensor, slices: int) -> Tensor:
+        """Return (N, C, H, W) after mixing the ``slices`` slices of each window."""
+        n, c, h, w = x_NCHW.shape
+        line = x_NCHW.view(n // slices, slices, c, h * w).permute(0, 3, 2, 1)
+        line = self.conv(line.reshape(-1, c, slices)).view(-1, h * w, c, slices)
+        return line.permute(0, 3, 2, 1).reshape(n, c, h, w)
+
+
+class SliceAttention(Attention):
+    """Self-attention along the slices, separately at each pixel; starts as identity."""
+
+    def forward(self, x_NCHW: Tensor, slices: int) -> Tensor:
+        """Return (N, C, H, W) after attention over the ``slices`` slices of each window."""
+        n, c, h, w = x_NCHW.shape
+        tokens = x_NCHW.view(n // slices, slices, c, h * w).permute(0, 3, 1, 2)
+        tokens = super().forward(tokens.reshape(-1, slices, c))
+        return tokens.view(-1, h * w, slices, c).permute(0, 2, 3, 1).reshape(n, c, h, w)
+
+
+class Downsample(nn.Module):
+    """Halve height and width by a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return (N, C, ceil(H/2), ceil(W/2))."""
+        halved: Tensor = self.conv(x_NCHW)
+        return halved
+
+
+class Upsample(nn.Module):
+    """Enlarge to a given height and width by nearest neighbours and a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x_NCHW: Tensor, size: torch.Size) -> Tensor:
+        """Return (N, C, *size)."""
+        enlarged: Tensor = self.conv(F.interpolate(x_NCHW, size=size, mode="nearest"))
+        return enlarged
