@@ -270,19 +270,23 @@ def _walk(step: _Step, x: Tensor, imposer: Imposer, on_step: OnStep | None) -> T
 
 def _posterior(t: Level, s: Level) -> tuple[float, float, float]:
     """Mean weights of x_t and x_0, and the std, of q(x_s | x_t, x_0). Source: 2006.11239, eq. 7."""
-    ratio = t.alpha / s.alpha
-    forward = t.sigma**2 - (ratio * s.sigma) ** 2
-    by_x = ratio * (s.sigma / t.sigma) ** 2
-    return by_x, s.alpha * forward / t.sigma**2, math.sqrt(forward) * s.sigma / t.sigma
+    ratio, share = t.alpha / s.alpha, _forward_share(t, s)
+    return ratio * (s.sigma / t.sigma) ** 2, s.alpha * share, s.sigma * math.sqrt(share)
 
 
 def _ddim_noise(t: Level, s: Level, eta: float) -> tuple[float, float]:
     """Weight of the estimated eps and std of the new noise. Source: 2010.02502, eq. 12 and 16."""
-    std = eta * _posterior(t, s)[2]
-    left = s.sigma**2 - std**2
-    if eta < 0 or left < 0:
-        raise MedpairError(f"eta: {eta}; want 0..1 (more only with many steps); change the key")
-    return math.sqrt(left), std
+    share = eta**2 * _forward_share(t, s)
+    if s.sigma == 0:
+        return 0.0, 0.0
+    if eta < 0 or share > 1:
+        raise MedpairError(f"eta: {eta}; want 0..1 (above 1 only in small steps); change the key")
+    return s.sigma * math.sqrt(1 - share), s.sigma * math.sqrt(share)
+
+
+def _forward_share(t: Level, s: Level) -> float:
+    """The part of the noise power at t that came in after s, 0..1."""
+    return 1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
 
 
 def _log_snr(level: Level) -> float:
