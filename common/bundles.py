@@ -1,0 +1,43 @@
+"""Where the bundles lie, and what stands in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import common
+from common.errors import MedpairError
+
+
+def bundles_dir() -> Path:
+    """Return the folder of bundles and pipelines: beside ``common``, in a source tree and in a wheel."""
+    return Path(common.__file__).resolve().parent.parent / "bundles"
+
+
+def pipelines() -> tuple[str, ...]:
+    """Return the names of the pipelines that can be generated and trained."""
+    return tuple(sorted(path.stem for path in bundles_dir().glob("*.yaml")))
+
+
+def bundles() -> tuple[str, ...]:
+    """Return the names of the single-stage bundles."""
+    found = bundles_dir().glob("*/configs/metadata.json")
+    return tuple(sorted(path.parent.parent.name for path in found))
+
+
+def presets(bundle: str) -> dict[str, Path]:
+    """Return the weights that ship with a bundle.
+
+    Args:
+        bundle: name of a folder in `bundles_dir`.
+
+    Returns:
+        Weight file by preset; the default preset is called ``default`` (``models/model.pt``).
+
+    Raises:
+        MedpairError: there is no such bundle.
+    """
+    if bundle not in bundles():
+        wanted = ", ".join(bundles()) or "none found"
+        raise MedpairError(f"bundle: found '{bundle}', wanted one of {wanted}: name one of them")
+    weights = sorted((bundles_dir() / bundle / "models").glob("*.pt"))
+    return {"default" if path.stem == "model" else path.stem: path for path in weights}

@@ -1,0 +1,265 @@
+"""The command `medpair`: each subcommand checks its words and calls one Python function."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from common.errors import MedpairError
+from common.progress import shown
+
+# torch and monai take seconds to import: subcommands import what they need when they run.
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Paired 3D medical images and masks: prepare, train, generate, evaluate.",
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+out = Console()
+err = Console(stderr=True)
+
+OutDir = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Preset = Annotated[str | None, typer.Option(help="Size: tiny, small, base; default: the bundle's.")]
+
+
+def numbers(text: str, *, key: str, wanted: str) -> tuple[float, ...]:
+    """Read numbers joined by ``x`` or ``,``, as in ``48x40x40``.
+
+    Args:
+        text: one or three positive numbers.
+        key: name of the option, for the error message.
+        wanted: an example of a right value, for the error message.
+
+    Returns:
+        One or three numbers.
+
+    Raises:
+        MedpairError: anything else than one or three positive numbers.
+    """
+    try:
+        values = tuple(float(part) for part in text.replace(",", "x").split("x"))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 3) or not all(0 < value < float("inf") for value in values):
+        raise MedpairError(f"{key}: found '{text}', wanted {wanted}: give 1 or 3 positive numbers")
+    return values
+
+
+def parse_size(text: str | None) -> tuple[int, int, int] | None:
+    """Read a size D x H x W in voxels such as ``48x40x40``."""
+    if text is None:
+        return None
+    values = numbers(text, key="--size", wanted="DxHxW such as 48x40x40")
+    if len(values) != 3 or any(value != int(value) for value in values):
+        raise MedpairError(f"--size: found '{text}', wanted DxHxW such as 48x40x40 in whole voxels")
+    return int(values[0]), int(values[1]), int(values[2])
+
+
+def parse_spacing(text: str | None) -> tuple[float, float, float] | None:
+    """Read a spacing in mm, such as ``4`` or D x H x W ``4x2x2``."""
+    if text is None:
+        return None
+    values = numbers(text, key="--spacing", wanted="mm such as 4 or DxHxW 4x2x2")
+    return (values * 3)[:3] if len(values) == 1 else values  # type: ignore[return-value]
+
+
+@app.command()
+def prepare(
+    images: Annotated[Path, typer.Option(help="Folder of images (.nii, .nii.gz, .mgz).")],
+    labels: Annotated[Path, typer.Option(help="Folder of masks; may be the same folder.")],
+    schema: Annotated[str, typer.Option(help="Label schema: a name or a YAML file.")],
+    out_dir: OutDir,
+    spacing: Annotated[str | None, typer.Option(help="mm: 4, or DxHxW as 4x2x2.")] = None,
+    size: Annotated[str | None, typer.Option(help="Voxels DxHxW, such as 48x40x40.")] = None,
+    crop: Annotated[str | None, typer.Option(help="'nonzero' crops to the image.")] = None,
+    channel: Annotated[str | None, typer.Option(help="Name or number, for 4D files.")] = None,
+    persons: Annotated[Path | None, typer.Option(help="CSV with id,person[,split].")] = None,
+    source: Annotated[str | None, typer.Option(help="Whose label ids the masks carry.")] = None,
+    holdout: Annotated[float, typer.Option(help="Share of persons kept back.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Draws the persons that are kept back.")] = 0,
+    image_pattern: Annotated[str | None, typer.Option(help="Such as '{id}_T1.nii.gz'.")] = None,
+    label_pattern: Annotated[str | None, typer.Option(help="Such as '{id}_labels.nii.gz'.")] = None,
+) -> None:
+    """Turn folders of scans and masks into a pair set."""
+    from common.data.prepare import prepare as run
+
+    with shown(err) as progress:
+        pairs = run(
+            images,
+            labels,
+            schema,
+            out_dir,
+            spacing=parse_spacing(spacing),
+            size=parse_size(size),
+            crop=crop,
+            channel=int(channel) if channel and channel.isdigit() else channel,
+            persons=persons,
+            source=source,
+            holdout=holdout,
+            seed=seed,
+            image_pattern=image_pattern,
+            label_pattern=label_pattern,
+            progress=progress,
+        )
+    _say(f"{len(pairs.ids())} pairs in {out_dir}")
+
+
+@app.command()
+def train(
+    pipeline: Annotated[str, typer.Argument(help="Such as medgen3d.")],
+    data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
+    out_dir: OutDir,
+    preset: Preset = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time.")] = None,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    resume: Annotated[bool, typer.Option(help="Continue what --out already holds.")] = True,
+) -> None:
+    """Train the stages of a pipeline in order; the same command again continues."""
+    from common.pipeline import train as run
+
+    with shown(err) as progress:
+        run(
+            pipeline,
+            data=data,
+            out=out_dir,
+            preset=preset,
+            minutes=minutes,
+            max_iterations=max_iterations,
+            resume=resume,
+            progress=progress,
+        )
+    _say(f"weights in {out_dir}")
+
+
+@app.command()
+def generate(
+    pipeline: Annotated[str, typer.Argument(help="Such as medgen3d.")],
+    out_dir: OutDir,
+    num: Annotated[int, typer.Option("--n", "--num", help="How many pairs.")] = 1,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal bytes.")] = 0,
+    preset: Preset = None,
+    depth: Annotated[int | None, typer.Option(help="Slices D of each volume.")] = None,
+    start: Annotated[int | None, typer.Option(help="First slice to be made, 0..D-1.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="What `train` wrote.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Pair set to start from.")] = None,
+) -> None:
+    """Generate pairs; the same command again makes only what is missing."""
+    from common.pipeline import generate as run
+
+    with shown(err) as progress:
+        folder = run(
+            pipeline,
+            num=num,
+            seed=seed,
+            out=out_dir,
+            preset=preset,
+            depth=depth,
+            start=start,
+            weights=weights,
+            stages=stages.split(",") if stages else None,
+            data=data,
+            progress=progress,
+        )
+    _say(f"{num} pairs in {folder}")
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help="Such as mcdpm_mask.")],
+    data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
+    synthetic: Annotated[Path, typer.Option(help="Pair set that was generated.")],
+    out_dir: OutDir,
+) -> None:
+    """Measure generated pairs against real ones."""
+    from common.pipeline import evaluate as run
+
+    run(bundle, data=data, synthetic=synthetic, out=out_dir)
+    _say(f"report in {out_dir}")
+
+
+@app.command()
+def export(
+    pairset: Annotated[Path, typer.Argument(help="Pair set.")],
+    pair: Annotated[str, typer.Argument(metavar="ID", help="Which pair.")],
+    path: Annotated[Path, typer.Argument(help="Where to write.")],
+) -> None:
+    """Write one pair in the grid, size and units of its source scan."""
+    from common.data.datasets import PairSet
+    from common.data.prepare import export_pair
+
+    export_pair(PairSet.open(pairset), pair, path)
+    _say(f"{pair} written to {path}")
+
+
+@app.command()
+def info(
+    what: Annotated[str | None, typer.Argument(help="A bundle, pipeline or pair set.")] = None,
+) -> None:
+    """Say what is installed, or what a bundle, pipeline or pair set holds."""
+    from common.info import describe
+
+    for key, value in describe(what):
+        _say(f"{key}: {value}")
+
+
+def one_line(error: BaseException) -> str | None:
+    """Return the line to show for a user's mistake; None for an error that is ours.
+
+    MONAI wraps what a config's objects raise, so the causes are searched as well.
+
+    Args:
+        error: what a subcommand raised.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MedpairError):
+            return " ".join(str(cause).split())
+        if isinstance(cause, OSError):
+            return _os_error(cause)
+        if hasattr(cause, "format_message"):  # wrong words on the command line
+            return " ".join(str(cause.format_message()).split())
+        cause = cause.__cause__
+    return None
+
+
+def _os_error(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _say(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(words: Sequence[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(list(words) or ["--help"], prog_name="medpair", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("error: interrupted: the same command continues", markup=False, soft_wrap=True)
+        return INTERRUPTED
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            raise
+        err.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+        return USER_ERROR
+    return code if isinstance(code, int) else 0
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0, or 2 with one line on standard error for a user's mistake.
+
+    Args:
+        words: the command line without the program's name; default ``sys.argv[1:]``.
+    """
+    sys.exit(_run(sys.argv[1:] if words is None else words))

@@ -1,0 +1,85 @@
+"""What is installed and what a bundle, a pipeline or a pair set holds, as lines to show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import common
+from common.bundles import bundles, bundles_dir, pipelines, presets
+from common.errors import MedpairError
+
+if TYPE_CHECKING:
+    from common.data.datasets import PairSet
+
+Rows = list[tuple[str, str]]
+
+
+def describe(what: str | Path | None = None) -> Rows:
+    """Describe the installation, or one thing in it.
+
+    Args:
+        what: name of a bundle or pipeline, or folder of a pair set; None for the installation.
+
+    Returns:
+        Rows of (key, value).
+
+    Raises:
+        MedpairError: there is no such thing.
+    """
+    if what is None:
+        return _installation()
+    if str(what) in bundles():
+        return _bundle(str(what))
+    if str(what) in pipelines():
+        return _pipeline(str(what))
+    if not Path(what).is_dir():
+        known = ", ".join((*pipelines(), *bundles()))
+        raise MedpairError(f"info: found '{what}', wanted a pair set's folder or one of {known}")
+    from common.data.datasets import PairSet
+
+    return _pairset(PairSet.open(what))
+
+
+def _installation() -> Rows:
+    schemas = Path(common.__file__).parent / "data" / "schemas"
+    return [
+        ("medpair", common.__version__),
+        ("bundles in", str(bundles_dir())),
+        ("pipelines", ", ".join(pipelines())),
+        ("bundles", ", ".join(bundles())),
+        ("schemas", ", ".join(sorted(path.stem for path in schemas.glob("*.yaml")))),
+    ]
+
+
+def _bundle(name: str) -> Rows:
+    text = (bundles_dir() / name / "configs" / "metadata.json").read_text(encoding="utf-8")
+    metadata = json.loads(text)
+    rows = [(key, str(metadata.get(key, ""))) for key in ("version", "task", "description")]
+    sizes = (f"{name} ({_mb(path)} MB)" for name, path in presets(name).items())
+    return [("bundle", name), *rows, ("weights", ", ".join(sizes) or "none ship: train them")]
+
+
+def _pipeline(name: str) -> Rows:
+    text = (bundles_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+    stages = sorted((bundle for bundle in bundles() if bundle in text), key=text.index)
+    rows: Rows = [("pipeline", name)]
+    for stage in stages:
+        rows += _bundle(stage)
+    return rows
+
+
+def _pairset(pairs: PairSet) -> Rows:
+    training = len(pairs.ids("training"))
+    return [
+        ("pair set", str(pairs.dir)),
+        ("pairs", f"{len(pairs.ids())} ({training} training)"),
+        ("schema", f"{pairs.schema.name}: {', '.join(pairs.schema.names)}"),
+        ("size D x H x W", "differs" if pairs.size is None else "x".join(map(str, pairs.size))),
+        ("spacing mm", "differs" if pairs.spacing is None else " x ".join(map(str, pairs.spacing))),
+    ]
+
+
+def _mb(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f}"

@@ -1,0 +1,230 @@
+"""Paired 3D medical images and masks: the public Python face of the project.
+
+    >>> from medpair import prepare, train, generate, evaluate
+
+Each function is the command of the same name; imports wait until a function is called.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from common.data.datasets import PairSet
+    from common.progress import Progress
+
+__all__ = ["evaluate", "generate", "main", "prepare", "train"]
+
+StrPath = str | Path
+
+
+def _require_own_common() -> None:
+    """Raise ImportError when `common` is a stranger's: the package index has one of that name."""
+    wanted = Path(__file__).resolve().parent / "common"
+    spec = importlib.util.find_spec("common")
+    places = spec.submodule_search_locations if spec is not None else None
+    found = Path(next(iter(places))).resolve() if places else None
+    if found != wanted or not (wanted / "cli.py").is_file():
+        raise ImportError(
+            f"medpair: the package 'common' is found at {found}, wanted {wanted}: "
+            "run `pip uninstall common` and install medpair again, or use a fresh environment"
+        )
+
+
+_require_own_common()
+
+
+def prepare(
+    images: StrPath,
+    labels: StrPath,
+    schema: StrPath,
+    out: StrPath,
+    *,
+    spacing: float | Sequence[float] | None = None,
+    size: Sequence[int] | None = None,
+    crop: str | None = None,
+    channel: int | str | None = None,
+    persons: StrPath | None = None,
+    source: str | None = None,
+    holdout: float = 0.2,
+    seed: int = 0,
+    image_pattern: str | None = None,
+    label_pattern: str | None = None,
+    progress: Progress | None = None,
+) -> PairSet:
+    """Turn folders of scans and masks into a pair set.
+
+    Args:
+        images: folder of `.nii`, `.nii.gz` or `.mgz` images.
+        labels: folder of masks of the same geometry; may be the same folder.
+        schema: label schema, a name such as ``brain4`` or a YAML file.
+        out: folder of the pair set, new or begun with the same settings.
+        spacing: voxel size in mm, one number or (D, H, W); None keeps each scan's.
+        size: voxels (D, H, W) to crop and pad to; None keeps what is there.
+        crop: ``nonzero`` centres on the brain or body; None on the volume.
+        channel: which channel of 4D images, by index or name.
+        persons: CSV with columns id, person and optionally split (training or validation).
+        source: whose label ids the masks carry; None finds it out.
+        holdout: share of persons kept back, in [0, 1], where ``persons`` names no split.
+        seed: draws the persons that are kept back.
+        image_pattern: file name with ``{id}``, such as ``{id}_T1.nii.gz``.
+        label_pattern: the same for masks.
+        progress: called with (task, done, total).
+
+    Returns:
+        The pair set.
+
+    Raises:
+        common.errors.MedpairError: a defect of the input: file, value seen, wanted, repair.
+    """
+    from common.data.prepare import prepare as run
+
+    return run(
+        images,
+        labels,
+        schema,
+        out,
+        spacing=spacing,
+        size=size,
+        crop=crop,
+        channel=channel,
+        persons=persons,
+        source=source,
+        holdout=holdout,
+        seed=seed,
+        image_pattern=image_pattern,
+        label_pattern=label_pattern,
+        progress=progress,
+    )
+
+
+def train(
+    pipeline: str = "medgen3d",
+    *,
+    data: StrPath,
+    out: StrPath,
+    preset: str | None = None,
+    minutes: float | None = None,
+    max_iterations: int | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> Path:
+    """Train the stages of a pipeline in order; called again, it continues.
+
+    Args:
+        pipeline: name of a pipeline in `bundles/`.
+        data: pair set of real scans.
+        out: folder for checkpoints and weights.
+        preset: size (tiny, small, base); None takes the pipeline's default.
+        minutes: stop each stage after this time.
+        max_iterations: stop each stage after so many iterations, at least 1.
+        resume: continue what ``out`` already holds.
+        progress: called with (task, done, total).
+
+    Returns:
+        The folder that `generate` takes as ``weights``.
+
+    Raises:
+        common.errors.MedpairError: an unknown name, or data that do not fit the preset.
+    """
+    from common.pipeline import train as run
+
+    run(
+        pipeline,
+        data=Path(data),
+        out=Path(out),
+        preset=preset,
+        minutes=minutes,
+        max_iterations=max_iterations,
+        resume=resume,
+        progress=progress,
+    )
+    return Path(out)
+
+
+def generate(
+    pipeline: str = "medgen3d",
+    *,
+    num: int = 1,
+    seed: int = 0,
+    out: StrPath,
+    preset: str | None = None,
+    depth: int | None = None,
+    start: int | None = None,
+    weights: StrPath | None = None,
+    stages: Sequence[str] | None = None,
+    data: StrPath | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Generate pairs into a pair set; called again, it makes only what is missing.
+
+    Args:
+        pipeline: name of a pipeline in `bundles/`.
+        num: number of pairs, at least 1.
+        seed: equal seeds give equal bytes on the same machine.
+        out: folder of the pair set, new or begun with the same settings.
+        preset: size (tiny, small, base); None takes the pipeline's default.
+        depth: slices D of each volume; None takes the preset's.
+        start: first slice to be made, in [0, depth); None draws it.
+        weights: folder that `train` wrote; None takes the weights that ship.
+        stages: only these stages; None runs all.
+        data: pair set that gives what the left-out stages would have made.
+        progress: called with (task, done, total).
+
+    Returns:
+        The pair set's folder.
+
+    Raises:
+        common.errors.MedpairError: an unknown name, a value outside its range, or weights of
+            another schema or preset.
+    """
+    from common.pipeline import generate as run
+
+    return run(
+        pipeline,
+        num=num,
+        seed=seed,
+        out=Path(out),
+        preset=preset,
+        depth=depth,
+        start=start,
+        weights=None if weights is None else Path(weights),
+        stages=stages,
+        data=None if data is None else Path(data),
+        progress=progress,
+    )
+
+
+def evaluate(bundle: str, *, data: StrPath, synthetic: StrPath, out: StrPath) -> Path:
+    """Measure generated pairs against real ones.
+
+    Args:
+        bundle: what measures, ``mcdpm_mask`` for masks or ``vid2vid_image`` for images.
+        data: pair set of real scans.
+        synthetic: pair set that was generated.
+        out: folder for the report.
+
+    Returns:
+        The folder of the report.
+
+    Raises:
+        common.errors.MedpairError: an unknown bundle, or pair sets that do not fit together.
+    """
+    from common.pipeline import evaluate as run
+
+    run(bundle, data=Path(data), synthetic=Path(synthetic), out=Path(out))
+    return Path(out)
+
+
+def main() -> None:
+    """Run the command `medpair`."""
+    from common.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()
