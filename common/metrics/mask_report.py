@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from common.data.anatomy import anatomy_report
 from common.data.labels import LabelSchema
-from common.errors import MedpairError
 from common.metrics.memorization import novelty
 from common.metrics.realism import mask_realism
 
@@ -44,19 +43,15 @@ def evaluate_masks(
     Raises:
         MedpairError: if a set is empty, or numbers or shapes do not match.
     """
-    seen = [True] * len(real) if trained_on is None else list(trained_on)
-    if not any(seen) or len(seen) != len(real):
-        raise MedpairError(
-            f"trained_on: {sum(seen)} of {len(seen)} true for {len(real)} real masks, one entry "
-            "per mask and at least one true wanted; say which masks the generator has seen"
-        )
     realism = mask_realism(generated, real, persons, schema, spacing, repeats=repeats, seed=seed)
-    training = [label for label, known in zip(real, seen, strict=True) if known]
-    owners = [person for person, known in zip(persons, seen, strict=True) if known]
+    plain, mirrored = (
+        novelty(generated, real, persons, schema, trained_on=trained_on, mirror=mirror)
+        for mirror in (False, True)
+    )
     return {
         "realism": realism,
         "anatomy": anatomy_report(generated, schema),
         "anatomy_real": anatomy_report(real, schema),
-        "novelty": novelty(generated, training, owners, schema),
-        "novelty_mirrored": novelty(generated, training, owners, schema, mirror=True),
+        "novelty": plain,
+        "novelty_mirrored": mirrored,
     }

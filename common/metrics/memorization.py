@@ -8,7 +8,7 @@ import numpy.typing as npt
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
 from common.metrics.realism import scored_labels
-from common.metrics.values import Value, mean_of, not_computed, number
+from common.metrics.values import mean_of, number
 
 LabelMap = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -138,44 +138,57 @@ def different_person_dice(
 
 def novelty(
     generated: Sequence[LabelMap],
-    training: Sequence[LabelMap],
+    real: Sequence[LabelMap],
     persons: Sequence[str],
     schema: LabelSchema,
     *,
+    trained_on: Sequence[bool] | None = None,
     mirror: bool = False,
 ) -> dict[str, object]:
     """Compare nearest-training Dice with the likeness of different real people.
 
     Args:
         generated: (D, H, W) uint8 label maps.
-        training: the label maps that the generator was trained on, of the same shape.
-        persons: the person of each training map.
+        real: real label maps of the same shape; all of them, held back or not, make the reference.
+        persons: the person of each real map.
         schema: their schema; the container does not count.
+        trained_on: whether the generator has seen each real map; all of them by default.
         mirror: also compare with reflected masks, in both numbers.
 
     Returns:
-        ``nearest``: per generated mask its Dice and the index of the training mask; ``max`` and
-        ``mean`` of these; ``reference``: the maximum over training masks of different persons;
-        ``share_above`` the reference.
+        ``nearest``: per generated mask its highest Dice with a training mask and the index of that
+        one in `real`; ``max`` and ``mean`` of these; ``reference``: the maximum over real masks of
+        different persons; ``share_above`` the reference; ``n_training``.
 
     Raises:
-        MedpairError: if the shapes differ, a set is empty, or the persons do not match.
+        MedpairError: if the shapes differ, a set is empty, or numbers do not match.
     """
-    dice, index = nearest_training(generated, training, schema, mirror=mirror)
-    others = different_person_dice(training, persons, schema, mirror=mirror)
-    known = others[np.isfinite(others)]
-    reference: Value = not_computed("needs training masks of at least 2 persons")
-    share: Value = reference
-    if known.size:
-        reference, share = float(known.max()), float((dice > known.max()).mean())
+    rows = _training_rows(trained_on, len(real))
+    others = different_person_dice(real, persons, schema, mirror=mirror)
+    dice, index = nearest_training(generated, [real[i] for i in rows], schema, mirror=mirror)
+    reference = number(np.fmax.reduce(others), "needs real masks of at least 2 persons")
     return {
         "nearest": [
-            {"dice": number(d, _EMPTY), "training": int(i)}
+            {"dice": number(d, _EMPTY), "training": rows[i]}
             for d, i in zip(dice, index, strict=True)
         ],
         "max": number(np.fmax.reduce(dice), _EMPTY),
         "mean": mean_of((number(d, _EMPTY) for d in dice), _EMPTY),
         "reference": reference,
-        "share_above": share,
+        "share_above": reference
+        if isinstance(reference, str)
+        else float((dice > reference).mean()),
+        "n_training": len(rows),
         "mirror": mirror,
     }
+
+
+def _training_rows(trained_on: Sequence[bool] | None, count: int) -> list[int]:
+    """Return the indices of the real masks that the generator has seen."""
+    seen = [True] * count if trained_on is None else list(trained_on)
+    if len(seen) != count or not any(seen):
+        raise MedpairError(
+            f"trained_on: {sum(seen)} of {len(seen)} true for {count} real masks, one entry per "
+            "mask and at least one true wanted; say which masks the generator has seen"
+        )
+    return [i for i, known in enumerate(seen) if known]

@@ -155,7 +155,9 @@ def test_an_allowance_of_the_container_counts_pieces_of_its_support() -> None:
     label = good()
     label[10:13] = 0  # cuts the body in two
     assert ("containment", "spots") in failed(label)
-    two = tuple(dataclasses.replace(m, components=2 if m.id == 4 else m.components) for m in SCHEMA.labels)
+    two = tuple(
+        dataclasses.replace(m, components=2 if m.id == 4 else m.components) for m in SCHEMA.labels
+    )
     two_bodies = dataclasses.replace(SCHEMA, labels=two)
     assert "containment" not in {r.rule for r in check(label, two_bodies) if not r.passed}
 
@@ -210,7 +212,7 @@ def test_report_counts_the_share_that_passes() -> None:
 
 
 def test_bad_maps_are_refused() -> None:
-    with pytest.raises(MedpairError, match="id 9, 0..4 of schema 'toy' wanted"):
+    with pytest.raises(MedpairError, match=r"id 9, 0\.\.4 of schema 'toy' wanted"):
         check(np.full((2, 2, 2), 9, np.uint8), SCHEMA)
     with pytest.raises(MedpairError, match=r"shape \(2, 2\) of uint8"):
         clean_up(np.zeros((2, 2), np.uint8), SCHEMA)
