@@ -28,7 +28,9 @@ class Space:
         """Distance from a centre in units of the radii: below 1 is inside; never under a voxel."""
         rx, ry, rz = (max(r, 0.75 * self.voxel) for r in radii)
         cx, cy, cz = centre
-        return np.sqrt(((self.x - cx) / rx) ** 2 + ((self.y - cy) / ry) ** 2 + ((self.z - cz) / rz) ** 2)
+        return np.sqrt(
+            ((self.x - cx) / rx) ** 2 + ((self.y - cy) / ry) ** 2 + ((self.z - cz) / rz) ** 2
+        )
 
     def tube(self, start: Point, end: Point, radius: float) -> np.ndarray:
         """Whether a voxel lies in a straight tube; it is at least two voxels thick."""
@@ -48,7 +50,9 @@ class Canvas:
     label: np.ndarray
     value: np.ndarray
 
-    def paint(self, where: np.ndarray, identity: int, value: float, over: np.ndarray | None = None) -> None:
+    def paint(
+        self, where: np.ndarray, identity: int, value: float, over: np.ndarray | None = None
+    ) -> None:
         """Set label and tissue value; `over` restricts it to some voxels."""
         where = where if over is None else where & over
         self.label[where], self.value[where] = identity, value
@@ -59,14 +63,18 @@ def wave(rng: Rng, x: np.ndarray, y: np.ndarray, z: np.ndarray, frequency: float
 
     Args:
         rng: draws directions and phases.
-        x: coordinates of one axis, any shapes that broadcast together; also y and z.
+        x: coordinates, left to right; the three may have any shapes that broadcast together.
+        y: coordinates, posterior to anterior.
+        z: coordinates, inferior to superior.
         frequency: about the number of bumps along half the box.
     """
     total = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=np.float32)
     for _ in range(4):
         k = (rng.uniform(0.5, 1.0, 3) * np.pi * frequency).astype(np.float32)
         phase = rng.uniform(0, 2 * np.pi, 3).astype(np.float32)
-        total += np.cos(k[0] * x + phase[0]) * np.cos(k[1] * y + phase[1]) * np.cos(k[2] * z + phase[2])
+        total += (
+            np.cos(k[0] * x + phase[0]) * np.cos(k[1] * y + phase[1]) * np.cos(k[2] * z + phase[2])
+        )
     return total / np.float32(1.5)
 
 
@@ -160,7 +168,9 @@ def abdomen(space: Space, canvas: Canvas, schema: LabelSchema, rng: Rng) -> None
     for centre, size in _pair(rng, (0.36, -0.32, -0.22), (0.12, 0.13, 0.27)):
         canvas.paint(space.ellipsoid(centre, size) < 1, kidney, 175.0, inner)
     tail = (-0.36, float(rng.uniform(-0.05, 0.02)), float(rng.uniform(0.12, 0.2)))
-    canvas.paint(space.tube((0.12, 0.12, -0.08), tail, 0.075), pancreas, 85.0, inner & (canvas.label == body))
+    canvas.paint(
+        space.tube((0.12, 0.12, -0.08), tail, 0.075), pancreas, 85.0, inner & (canvas.label == body)
+    )
 
 
 def tumour(space: Space, canvas: Canvas, schema: LabelSchema, rng: Rng) -> None:
@@ -169,7 +179,11 @@ def tumour(space: Space, canvas: Canvas, schema: LabelSchema, rng: Rng) -> None:
     edema, core, rim, outer = (schema.id_of(n) for n in names)
     inside = _plain_brain(space, canvas, rng, outer)
     side = int(rng.choice([-1, 1]))
-    centre = (side * float(rng.uniform(0.3, 0.42)), float(rng.uniform(-0.3, 0.3)), float(rng.uniform(0, 0.3)))
+    centre = (
+        side * float(rng.uniform(0.3, 0.42)),
+        float(rng.uniform(-0.3, 0.3)),
+        float(rng.uniform(0, 0.3)),
+    )
     radius = float(rng.uniform(0.28, 0.36))
     bumps = 1 + 0.12 * wave(rng, space.x, space.y, space.z, 3.0)
     r = space.ellipsoid(centre, (radius, radius, radius)) * bumps
@@ -178,7 +192,9 @@ def tumour(space: Space, canvas: Canvas, schema: LabelSchema, rng: Rng) -> None:
 
 
 def _plain_brain(space: Space, canvas: Canvas, rng: Rng, outer: int) -> np.ndarray:
-    r = space.ellipsoid((0.0, 0.0, 0.0), (_near(rng, 0.8, 0.05), _near(rng, 0.88, 0.05), _near(rng, 0.75, 0.05)))
+    r = space.ellipsoid(
+        (0.0, 0.0, 0.0), (_near(rng, 0.8, 0.05), _near(rng, 0.88, 0.05), _near(rng, 0.75, 0.05))
+    )
     canvas.paint(r < 1.0, outer, 0.6)
     canvas.paint(r < 0.8 + 0.06 * wave(rng, space.x, space.y, space.z, 4.0), outer, 0.48)
     for centre, size in _pair(rng, (0.13, 0.0, 0.12), (0.09, 0.36, 0.14)):
@@ -192,8 +208,16 @@ def lesions(space: Space, canvas: Canvas, schema: LabelSchema, rng: Rng) -> None
     inside = _plain_brain(space, canvas, rng, outer)
     for _ in range(int(rng.integers(3, 9))):
         angle, side = rng.uniform(0, 2 * np.pi), int(rng.choice([-1, 1]))
-        centre = (side * float(rng.uniform(0.2, 0.4)), 0.45 * np.cos(angle), 0.12 + 0.25 * np.sin(angle))
-        size = (float(rng.uniform(0.03, 0.08)), float(rng.uniform(0.04, 0.12)), float(rng.uniform(0.03, 0.08)))
+        centre = (
+            side * float(rng.uniform(0.2, 0.4)),
+            0.45 * np.cos(angle),
+            0.12 + 0.25 * np.sin(angle),
+        )
+        size = (
+            float(rng.uniform(0.03, 0.08)),
+            float(rng.uniform(0.04, 0.12)),
+            float(rng.uniform(0.03, 0.08)),
+        )
         canvas.paint(space.ellipsoid(centre, size) < 1, lesion, 0.92, inside)
 
 
@@ -202,13 +226,21 @@ def blobs(space: Space, canvas: Canvas, schema: LabelSchema, rng: Rng) -> None:
     low, high = (-150.0, 250.0) if schema.modality == "CT" else (0.25, 0.95)
     organs = [label.id for label in schema.labels if label.id != schema.container_id]
     if schema.container_id:
-        canvas.paint(space.ellipsoid((0, 0, 0), (0.85, 0.85, 0.85)) < 1, schema.container_id, (low + high) / 2)
+        canvas.paint(
+            space.ellipsoid((0, 0, 0), (0.85, 0.85, 0.85)) < 1,
+            schema.container_id,
+            (low + high) / 2,
+        )
     for turn, identity in enumerate(organs):
         angle = 2 * np.pi * turn / len(organs) + float(rng.uniform(-0.1, 0.1))
         width = min(0.25, 1.2 / len(organs))
         size = (_near(rng, width), _near(rng, 0.25), _near(rng, width))
         centre = (0.5 * np.cos(angle), 0.0, 0.5 * np.sin(angle))
-        canvas.paint(space.ellipsoid(centre, size) < 1, identity, low + (high - low) * (turn + 1) / len(organs))
+        canvas.paint(
+            space.ellipsoid(centre, size) < 1,
+            identity,
+            low + (high - low) * (turn + 1) / len(organs),
+        )
 
 
 Anatomy = Callable[[Space, Canvas, LabelSchema, Rng], None]

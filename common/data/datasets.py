@@ -1,12 +1,12 @@
 """The pair set: the folder that prepare and generate write, and training and evaluation read."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import json
 import numpy as np
 
 from common.data.labels import LabelSchema, load_schema
@@ -71,17 +71,23 @@ class PairSet:
         directory = Path(directory)
         path = directory / "dataset.json"
         if not path.is_file():
-            raise MedpairError(f"{directory}: no pair set (no dataset.json); make one with medpair prepare")
+            raise MedpairError(
+                f"{directory}: no pair set (no dataset.json); make one with medpair prepare"
+            )
         try:
             header = json.loads(path.read_text(encoding="utf-8"))
             kind = header.get("format")
         except (ValueError, AttributeError) as error:
-            raise MedpairError(f"{path}: not a JSON object ({error}); make the pair set again") from error
+            raise MedpairError(
+                f"{path}: not a JSON object ({error}); make the pair set again"
+            ) from error
         if kind != FORMAT:
             raise MedpairError(
                 f"{path}: format {kind}, wanted {FORMAT}; make a pair set with medpair prepare"
             )
-        return cls(directory, {k: v for k, v in header.items() if k not in (*SPLITS, "numTraining")})
+        return cls(
+            directory, {k: v for k, v in header.items() if k not in (*SPLITS, "numTraining")}
+        )
 
     @classmethod
     def create(
@@ -118,7 +124,8 @@ class PairSet:
             return existing
         if directory.exists() and (not directory.is_dir() or any(_visible(directory))):
             raise MedpairError(
-                f"{directory}: exists and is no pair set, wanted a new or empty folder; choose another"
+                f"{directory}: exists and is no pair set, wanted a new or empty folder; "
+                "choose another"
             )
         made = cls(directory, header)
         made._write_datalist()
@@ -167,7 +174,7 @@ class PairSet:
         """
         if identity not in self.manifest:
             raise MedpairError(
-                f"{self.dir}: no pair '{identity}', it holds {len(self.manifest)}; see manifest.jsonl"
+                f"{self.dir}: no pair '{identity}' among {len(self.manifest)}; see manifest.jsonl"
             )
         return self.manifest[identity]
 
@@ -216,7 +223,9 @@ class PairSet:
         head = {"id": pair.id, "split": extra.pop("split", "training")}
         head["person"] = str(extra.pop("person", pair.id))
         if head["split"] not in SPLITS:
-            raise MedpairError(f"pair {pair.id}: split '{head['split']}', wanted {' or '.join(SPLITS)}")
+            raise MedpairError(
+                f"pair {pair.id}: split '{head['split']}', wanted {' or '.join(SPLITS)}"
+            )
         image_path, label_path = self.paths(pair.id)
         axis = self.schema.slice_axis
         write_volume(image_path, from_dhw(pair.image.astype(np.float32), axis), pair.affine)
@@ -279,7 +288,11 @@ def _header(
 
 
 def _visible(directory: Path) -> list[str]:
-    return [p.name for p in directory.iterdir() if not p.name.startswith(".tmp-") and p.name != "run.jsonl"]
+    return [
+        p.name
+        for p in directory.iterdir()
+        if not p.name.startswith(".tmp-") and p.name != "run.jsonl"
+    ]
 
 
 def _same_settings(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -301,8 +314,8 @@ def _check_pair(pair: Pair, schema: LabelSchema, size: Size | None) -> None:
     shape = pair.label.shape
     if pair.image.shape != shape or len(shape) != 3 or (size and tuple(shape) != size):
         raise MedpairError(
-            f"pair {pair.id}: image {pair.image.shape} and mask {shape}, wanted one shape (D, H, W) "
-            f"{size or 'for both'}; correct the writer"
+            f"pair {pair.id}: image {pair.image.shape} and mask {shape}, wanted one shape "
+            f"(D, H, W) {size or 'for both'}; correct the writer"
         )
     if not np.isfinite(pair.image).all():
         raise MedpairError(f"pair {pair.id}: the image holds NaN or infinity, wanted finite values")
@@ -334,7 +347,9 @@ def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arra
     pairset = PairSet.open(dataset_dir)
     ids = pairset.ids(split)
     if not ids:
-        raise MedpairError(f"{dataset_dir}: no pair in split {split or 'any'}; run medpair prepare on it")
+        raise MedpairError(
+            f"{dataset_dir}: no pair in split {split or 'any'}; run medpair prepare on it"
+        )
     pairs = [pairset.read(identity) for identity in ids]
     images, labels = [p.image for p in pairs], [p.label for p in pairs]
     return Arrays(ids, images, labels, pairset.schema, pairset.spacing)
@@ -349,7 +364,9 @@ def parse_phantom(text: str) -> tuple[LabelSchema, Size, int]:
     Raises:
         MedpairError: for another form.
     """
-    _, name, size_text, count_text = (text.split(":") + ["48x40x40", "4"][text.count(":") - 1 :])[:4]
+    _, name, size_text, count_text = (text.split(":") + ["48x40x40", "4"][text.count(":") - 1 :])[
+        :4
+    ]
     try:
         d, h, w = (int(v) for v in size_text.split("x"))
         count = int(count_text)
@@ -357,7 +374,8 @@ def parse_phantom(text: str) -> tuple[LabelSchema, Size, int]:
             raise ValueError
     except ValueError as error:
         raise MedpairError(
-            f"dataset_dir: '{text}', wanted phantom:<schema>:<DxHxW>:<n>, as in phantom:brain4:48x40x40:4"
+            f"dataset_dir: '{text}', wanted phantom:<schema>:<DxHxW>:<n>, as in "
+            "phantom:brain4:48x40x40:4"
         ) from error
     return load_schema(name), (d, h, w), count
 

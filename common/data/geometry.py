@@ -35,7 +35,8 @@ def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def from_ras(array_ras: np.ndarray, affine: np.ndarray) -> np.ndarray:
     """Undo `to_ras`: back to the axis order that `affine` had."""
-    return apply_orientation(array_ras, ornt_transform(_RAS, io_orientation(affine)))
+    change = ornt_transform(_RAS, io_orientation(affine))
+    return np.asarray(apply_orientation(array_ras, change))
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,9 @@ def axis_matrix(n_in: int, n_out: int, scale: float, offset: float) -> np.ndarra
 
 
 def _whole_voxels(grid: Grid) -> bool:
-    return all(s == 1.0 and float(o).is_integer() for s, o in zip(grid.scale, grid.offset, strict=True))
+    return all(
+        s == 1.0 and float(o).is_integer() for s, o in zip(grid.scale, grid.offset, strict=True)
+    )
 
 
 def _shift(array: np.ndarray, grid: Grid) -> np.ndarray:
@@ -136,7 +139,12 @@ def _shift(array: np.ndarray, grid: Grid) -> np.ndarray:
 def _matrices(grid: Grid) -> list[tuple[int, np.ndarray]]:
     """(axis, weights), the axis that shrinks most first: it saves the most work."""
     pairs = [
-        (axis, axis_matrix(grid.shape_in[axis], grid.shape_out[axis], grid.scale[axis], grid.offset[axis]))
+        (
+            axis,
+            axis_matrix(
+                grid.shape_in[axis], grid.shape_out[axis], grid.scale[axis], grid.offset[axis]
+            ),
+        )
         for axis in range(3)
     ]
     return sorted(pairs, key=lambda pair: pair[1].shape[0] / pair[1].shape[1])
@@ -163,7 +171,11 @@ def resample_image(array: np.ndarray, grid: Grid) -> np.ndarray:
     """
     _same_shape(array, grid)
     array = array.astype(np.float32, copy=False)
-    return _shift(array, grid) if _whole_voxels(grid) else _apply(array, _matrices(grid)).copy(order="C")
+    return (
+        _shift(array, grid)
+        if _whole_voxels(grid)
+        else _apply(array, _matrices(grid)).copy(order="C")
+    )
 
 
 def resample_labels(array: np.ndarray, grid: Grid, num_classes: int) -> np.ndarray:
@@ -198,7 +210,9 @@ def resample_labels(array: np.ndarray, grid: Grid, num_classes: int) -> np.ndarr
 
 def _same_shape(array: np.ndarray, grid: Grid) -> None:
     if array.shape != grid.shape_in:
-        raise MedpairError(f"array: shape {array.shape}, wanted {grid.shape_in}; plan a grid for it")
+        raise MedpairError(
+            f"array: shape {array.shape}, wanted {grid.shape_in}; plan a grid for it"
+        )
 
 
 def bounding_box(mask: np.ndarray) -> Box:
@@ -212,7 +226,9 @@ def bounding_box(mask: np.ndarray) -> Box:
     return spans[0], spans[1], spans[2]
 
 
-def same_place(shape: Triple, affine: np.ndarray, other: np.ndarray, tolerance: float = 0.05) -> bool:
+def same_place(
+    shape: Triple, affine: np.ndarray, other: np.ndarray, tolerance: float = 0.05
+) -> bool:
     """Whether two affines put all corners of a grid in the same place.
 
     Args:

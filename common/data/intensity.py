@@ -23,8 +23,9 @@ def intensity_of(schema: LabelSchema) -> dict[str, Any]:
     """
     rule = {key: schema.intensity.get(key) for key in ("method", "lower", "upper")}
     try:
-        valid = rule["method"] in METHODS and float(rule["lower"]) < float(rule["upper"])
-    except (TypeError, ValueError):
+        lower, upper = (float(str(rule[key])) for key in ("lower", "upper"))
+        valid = rule["method"] in METHODS and lower < upper
+    except ValueError:
         valid = False
     if not valid:
         raise MedpairError(
@@ -55,17 +56,21 @@ def bounds(image: np.ndarray, rule: Mapping[str, Any]) -> tuple[float, float]:
     upper = float(np.percentile(filled, rule["upper"])) if filled.size else lower
     if not upper > lower:
         raise MedpairError(
-            f"all intensities lie at {lower:g}, wanted an image with contrast; check the file or channel"
+            f"all intensities lie at {lower:g}, wanted contrast; check the file or channel"
         )
     return lower, upper
 
 
 def normalise(image: np.ndarray, method: str, lower: float, upper: float) -> np.ndarray:
     """Raw values -> about [0, 1], float32; a CT window clips to [0, 1], percentiles do not clip."""
-    scaled = ((image.astype(np.float32) - np.float32(lower)) / np.float32(upper - lower)).astype(np.float32)
+    scaled = ((image.astype(np.float32) - np.float32(lower)) / np.float32(upper - lower)).astype(
+        np.float32
+    )
     return np.clip(scaled, 0.0, 1.0) if method == "window" else scaled
 
 
 def denormalise(image: np.ndarray, lower: float, upper: float) -> np.ndarray:
     """Undo `normalise` (up to its clipping), float32."""
-    return (image.astype(np.float32) * np.float32(upper - lower) + np.float32(lower)).astype(np.float32)
+    return (image.astype(np.float32) * np.float32(upper - lower) + np.float32(lower)).astype(
+        np.float32
+    )

@@ -52,7 +52,8 @@ class Container:
 class LabelSchema:
     """The meaning of a mask: labels 1..K, background 0, sources of other ids, region groups.
 
-    `intensity_order` names labels by rising median intensity, as every image of the kind shows them.
+    `intensity_order` names labels by rising median intensity, as every image of the kind shows
+    them.
     """
 
     name: str
@@ -157,13 +158,15 @@ class LabelSchema:
             raise MedpairError(self._unknown_ids(unknown, source, set(values)))
         lut = np.zeros(max(values, default=0) + 1, dtype=np.uint8)
         lut[values] = [table.get(v, 0) for v in values]
-        return lut[array]
+        return np.asarray(lut[array])
 
     def _unknown_ids(self, unknown: list[int], source: str | None, values: set[int]) -> str:
         shown = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
         fits = [name for name in self.readings(values) if name != source]
         others = [name for name in (IDENTITY, *self.sources) if name != (source or IDENTITY)]
-        repair = f"use source {' or '.join(fits)}" if fits else "add the ids to the schema's sources"
+        repair = (
+            f"use source {' or '.join(fits)}" if fits else "add the ids to the schema's sources"
+        )
         wanted = f"0..{self.num_classes - 1}" if source in (None, IDENTITY) else f"ids of {source}"
         return (
             f"label ids {shown} are outside schema {self.name} (wanted {wanted}); {repair}"
@@ -172,7 +175,10 @@ class LabelSchema:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back to an equal schema."""
-        plain = asdict(self) | {"sources": {}, "groups": {k: list(v) for k, v in self.groups.items()}}
+        plain = asdict(self) | {
+            "sources": {},
+            "groups": {k: list(v) for k, v in self.groups.items()},
+        }
         for source, table in self.sources.items():
             by_name: dict[str, list[int]] = {}
             for value, target in sorted(table.items()):
@@ -228,10 +234,14 @@ def _build(data: Mapping[str, Any]) -> LabelSchema:
         modality=data["modality"],
         slice_axis=data["slice_axis"],
         labels=labels,
-        container=Container(box["name"], box["support"], tuple(box.get("sources", ()))) if box else None,
+        container=Container(box["name"], box["support"], tuple(box.get("sources", ())))
+        if box
+        else None,
         sources={name: _table(entry, ids) for name, entry in (data.get("sources") or {}).items()},
         groups={name: _members(entry, ids) for name, entry in (data.get("groups") or {}).items()},
-        intensity=dict(data.get("intensity") or {"method": "percentile", "lower": 0.5, "upper": 99.5}),
+        intensity=dict(
+            data.get("intensity") or {"method": "percentile", "lower": 0.5, "upper": 99.5}
+        ),
         intensity_order=tuple(data.get("intensity_order") or ()),
     )
 
@@ -264,7 +274,8 @@ def _check(schema: LabelSchema) -> None:
         raise MedpairError("label names repeat or use 'background'; give each label its own name")
     if schema.modality not in ("MR", "CT") or schema.slice_axis not in ("AP", "SI"):
         raise MedpairError(
-            f"modality {schema.modality}, slice_axis {schema.slice_axis}; wanted MR or CT and AP or SI"
+            f"modality {schema.modality}, slice_axis {schema.slice_axis}; "
+            "wanted MR or CT and AP or SI"
         )
     _check_references(schema, names)
 
@@ -312,7 +323,9 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
             raise MedpairError(f"{text}: no such schema file; correct the path")
         content = source.read_text(encoding="utf-8")
     elif text in schema_names():
-        content = files("common.data").joinpath("schemas", f"{text}.yaml").read_text(encoding="utf-8")
+        content = (
+            files("common.data").joinpath("schemas", f"{text}.yaml").read_text(encoding="utf-8")
+        )
     else:
         raise MedpairError(
             f"schema '{text}' is unknown; choose {', '.join(schema_names())} or give a .yaml file"
@@ -320,7 +333,11 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
     try:
         data = yaml.safe_load(content)
     except yaml.YAMLError as error:
-        raise MedpairError(f"{text}: not YAML ({str(error).splitlines()[0]}); correct it") from error
+        raise MedpairError(
+            f"{text}: not YAML ({str(error).splitlines()[0]}); correct it"
+        ) from error
     if not isinstance(data, dict):
-        raise MedpairError(f"{text}: holds a {type(data).__name__}, wanted the keys of a label schema")
+        raise MedpairError(
+            f"{text}: holds a {type(data).__name__}, wanted the keys of a label schema"
+        )
     return LabelSchema.from_dict(data, origin=text)

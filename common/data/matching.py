@@ -38,8 +38,8 @@ def match_files(
     Args:
         images: folder of images.
         labels: folder of masks; may be the same one.
-        image_pattern: file name with `{id}`, for example "{id}_T1.nii.gz". Without it: every volume,
-            in a shared folder every one whose name does not end in a word like "labels" or "seg";
+        image_pattern: file name with `{id}`, for example "{id}_T1.nii.gz". Without it: every
+            volume, in a shared folder every one whose name does not end in a word like "labels" or "seg";
             the ending that all names share (from its `_`, `-` or `.` on) is not part of the id.
         label_pattern: the same for masks.
 
@@ -59,13 +59,13 @@ def match_files(
         files = _volumes(folder)
         if pattern is None and shared:
             files = [f for f in files if bool(_LABEL_WORD.search(stem(f))) == is_label]
-        found.append(_by_pattern(files, pattern, folder) if pattern else _by_stem(files))
+        found.append(_by_pattern(files, pattern) if pattern else _by_stem(files))
         if not found[-1]:
             kind = "masks" if is_label else "images"
-            wanted = pattern or "names that end in _labels, _seg or _mask" * is_label or "image files"
+            wanted = pattern or "names that end in _labels, _seg or _mask" * is_label or "images"
             raise MedpairError(
-                f"{folder}: no {kind} among {len(_volumes(folder))} volumes (wanted {wanted}); give "
-                f"{'label' if is_label else 'image'}_pattern or correct the folder"
+                f"{folder}: no {kind} among {len(_volumes(folder))} volumes (wanted {wanted}); "
+                f"give {'label' if is_label else 'image'}_pattern or correct the folder"
             )
     return _paired(found[0], found[1], image_dir, label_dir)
 
@@ -80,7 +80,7 @@ def _volumes(folder: Path) -> list[Path]:
     return files
 
 
-def _by_pattern(files: list[Path], pattern: str, folder: Path) -> dict[str, Path]:
+def _by_pattern(files: list[Path], pattern: str) -> dict[str, Path]:
     if pattern.count("{id}") != 1:
         raise MedpairError(f"pattern '{pattern}': wanted {{id}} once, as in {{id}}_T1.nii.gz")
     head, tail = (re.escape(part).replace(r"\*", ".*") for part in pattern.split("{id}"))
@@ -110,7 +110,8 @@ def _unique(items: list[tuple[str, Path]]) -> dict[str, Path]:
     for identity, path in items:
         if identity in table:
             raise MedpairError(
-                f"{path}: id '{identity}' already belongs to {table[identity].name}; give patterns with {{id}}"
+                f"{path}: id '{identity}' already belongs to {table[identity].name}; "
+                "give patterns with {id}"
             )
         table[identity] = path
     return table
@@ -160,12 +161,18 @@ def read_persons(path: str | Path, ids: Iterable[str]) -> dict[str, tuple[str, s
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(line for line in file if not line.startswith("#"))
         if not {"id", "person"} <= set(reader.fieldnames or ()):
-            raise MedpairError(f"{path}: columns {reader.fieldnames}, wanted id,person[,split]; add them")
+            raise MedpairError(
+                f"{path}: columns {reader.fieldnames}, wanted id,person[,split]; add them"
+            )
         rows = {(row["id"] or "").strip(): row for row in reader}
     missing = sorted(set(ids) - set(rows))
     if missing:
-        raise MedpairError(f"{path}: no line for {', '.join(missing[:5])} ({len(missing)} ids); add them")
-    table = {i: (rows[i]["person"].strip(), (rows[i].get("split") or "").strip() or None) for i in ids}
+        raise MedpairError(
+            f"{path}: no line for {', '.join(missing[:5])} ({len(missing)} ids); add them"
+        )
+    table = {
+        i: (rows[i]["person"].strip(), (rows[i].get("split") or "").strip() or None) for i in ids
+    }
     _check_splits(path, table)
     return table
 
@@ -174,9 +181,13 @@ def _check_splits(path: Path, table: Mapping[str, tuple[str, str | None]]) -> No
     splits: dict[str, str | None] = {}
     for identity, (person, split) in sorted(table.items()):
         if split not in (None, *_SPLITS):
-            raise MedpairError(f"{path}: id {identity} has split '{split}', wanted {' or '.join(_SPLITS)}")
+            raise MedpairError(
+                f"{path}: id {identity} has split '{split}', wanted {' or '.join(_SPLITS)}"
+            )
         if splits.setdefault(person, split) != split:
-            raise MedpairError(f"{path}: person {person} stands in two splits; put all scans into one")
+            raise MedpairError(
+                f"{path}: person {person} stands in two splits; put all scans into one"
+            )
 
 
 def split_persons(persons: Iterable[str], holdout: float, seed: int) -> dict[str, str]:

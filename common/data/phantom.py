@@ -65,7 +65,9 @@ def _checked(size_dhw: Sequence[int], seed: int) -> Size:
 def _space(shape_ras: tuple[int, int, int], rng: Rng) -> Space:
     """Coordinates of voxel centres, bent by a smooth random field of a few per cent."""
     grids = np.meshgrid(
-        *((np.arange(n, dtype=np.float32) * 2 + 1) / n - 1 for n in shape_ras), indexing="ij", sparse=True
+        *((np.arange(n, dtype=np.float32) * 2 + 1) / n - 1 for n in shape_ras),
+        indexing="ij",
+        sparse=True,
     )
     x, y, z = grids
     bent = [axis + np.float32(0.025) * wave(rng, x, y, z, 1.0) for axis in grids]

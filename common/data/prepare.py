@@ -1,6 +1,5 @@
 """From a folder of scans and masks to a pair set."""
 
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,16 +20,17 @@ from common.data.geometry import (
     to_ras,
 )
 from common.data.intensity import bounds, intensity_of, normalise
-from common.data.labels import LabelSchema, load_schema, unique_ids
+from common.data.labels import LabelSchema, load_schema
 from common.data.matching import Scan, match_files, plan_scans
+from common.data.sources import find_source, integer_ids
 from common.data.support import add_container
 from common.data.views import to_dhw, triple_to_dhw, triple_to_ras
 from common.errors import MedpairError
 from common.io.manifest import sha256, versions
 from common.io.nifti import read_geometry, read_volume
+from common.io.usage import peak_mib
 
 Progress = Callable[[int, int, str], None]
-_INTEGER = 1e-3  # label values closer than this to an integer are that integer
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,21 @@ def prepare(
         _size(size),
         crop,
         channel,
-        _find_source(scans, schema, source),
+        find_source([scan.label for scan in scans], schema, source),
     )
     return _write_set(scans, settings, out, spacing_dhw or native, progress)
 
 
 def _write_set(
-    scans: Sequence[Scan], s: Settings, out: str | Path, spacing: Spacing | None, progress: Progress | None
+    scans: Sequence[Scan],
+    s: Settings,
+    out: str | Path,
+    spacing: Spacing | None,
+    progress: Progress | None,
 ) -> PairSet:
-    pairset: PairSet | None = _create(out, s, spacing) if (Path(out) / "dataset.json").is_file() else None
+    pairset: PairSet | None = (
+        _create(out, s, spacing) if (Path(out) / "dataset.json").is_file() else None
+    )
     _report(progress, 0, len(scans), "")
     for done, scan in enumerate(scans, start=1):
         inputs = {"image": scan.image.name, "image_sha256": sha256(scan.image)}
@@ -157,8 +163,8 @@ def _is_done(pairset: PairSet, scan: Scan, inputs: dict[str, str]) -> bool:
 
 
 def _cost(identity: str, seconds: float) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"stage": "prepare", "id": identity, "seconds": round(seconds, 3), "peak_mib": round(peak)}
+    cost = {"seconds": round(seconds, 3), "peak_mib": peak_mib()}
+    return {"stage": "prepare", "id": identity, **cost}
 
 
 def _report(progress: Progress | None, done: int, total: int, identity: str) -> None:
@@ -176,7 +182,9 @@ def _prepare_scan(scan: Scan, s: Settings) -> tuple[Pair, dict[str, Any]]:
     scaled = normalise(raw.image, str(s.intensity["method"]), lower, upper)
     axis = s.schema.slice_axis
     image = np.ascontiguousarray(to_dhw(resample_image(scaled, grid), axis))
-    label = np.ascontiguousarray(to_dhw(resample_labels(raw.label, grid, s.schema.num_classes), axis))
+    label = np.ascontiguousarray(
+        to_dhw(resample_labels(raw.label, grid, s.schema.num_classes), axis)
+    )
     record = {
         "split": scan.split,
         "person": scan.person,
@@ -199,44 +207,16 @@ def _read_scan(scan: Scan, s: Settings) -> Raw:
         raise MedpairError(f"{scan.label}: {error}") from error
     named = (label > 0) & (label != (s.schema.container_id or 0))
     if not named.any():
+        wanted = ", ".join(x.name for x in s.schema.labels if x.id != s.schema.container_id)
         raise MedpairError(
-            f"{scan.label}: empty, wanted voxels of at least one of "
-            f"{', '.join(n for n in s.schema.names[1:] if n != getattr(s.schema.container, 'name', ''))}; "
-            "remove the pair or choose another schema or source"
+            f"{scan.label}: empty mask, wanted voxels of at least one of {wanted}; remove the pair "
+            "or choose another schema or source"
         )
     image, affine = to_ras(volume.array, volume.affine)
     label, _ = to_ras(label, mask.affine)
     stored = {"shape": list(volume.array.shape), "affine": volume.affine.tolist()}
     full = add_container(label, image, s.schema, s.source)
     return Raw(image, full, affine, stored, (*volume.warnings, *mask.warnings, *warnings))
-
-
-def integer_ids(array: np.ndarray, path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Label values as integers.
-
-    Args:
-        array: as read, any numeric type.
-        path: the file, for errors.
-
-    Returns:
-        An integer array of the same shape, and a warning where floats were rounded.
-
-    Raises:
-        MedpairError: for values that are no integers (further off than 1e-3).
-    """
-    if array.dtype.kind in "iub":
-        return array.astype(np.int32), ()
-    rounded = np.rint(array)
-    gap = np.abs(array - rounded)
-    bad = gap > _INTEGER
-    if bad.any():
-        value = float(array[bad].flat[0])
-        raise MedpairError(
-            f"{path}: {int(bad.sum())} label values are no integers (for example {value:g}), wanted "
-            "ids; resample the mask with nearest neighbour, not linearly"
-        )
-    notes = (f"{Path(path).name}: float labels rounded by up to {gap.max():.1e}",) if gap.any() else ()
-    return rounded.astype(np.int32), notes
 
 
 def _grid(raw: Raw, s: Settings) -> Grid:
@@ -257,13 +237,15 @@ def _grid(raw: Raw, s: Settings) -> Grid:
 
 
 def _losses(before: np.ndarray, after: np.ndarray, grid: Grid, schema: LabelSchema) -> list[str]:
-    """What resampling and cropping lost: labels that vanished, labelled voxels that were cut off."""
+    """What was lost: labels that vanished in resampling, labelled voxels that were cut off."""
     counts = np.bincount(before.ravel(), minlength=schema.num_classes)
     kept = np.bincount(after.ravel(), minlength=schema.num_classes)
     gone = [n for i, n in enumerate(schema.names) if counts[i] and not kept[i] and i]
     notes = [f"label {name} vanished in resampling" for name in gone]
     region = []
-    for n, end, scale, offset in zip(before.shape, grid.shape_out, grid.scale, grid.offset, strict=True):
+    for n, end, scale, offset in zip(
+        before.shape, grid.shape_out, grid.scale, grid.offset, strict=True
+    ):
         first, last = np.ceil(offset - scale / 2), np.floor(offset + scale * (end - 0.5))
         region.append(slice(max(0, int(first)), min(n, int(last) + 1)))
     cut = int(counts[1:].sum()) - int(np.count_nonzero(before[tuple(region)]))
@@ -302,49 +284,16 @@ def _rows(affine: np.ndarray) -> str:
     return str(affine[:3].round(2).tolist())
 
 
-def _find_source(scans: Sequence[Scan], schema: LabelSchema, source: str | None) -> str:
-    """The one reading of the masks' ids that fits all files."""
-    if source is not None:
-        schema.source_map(source)
-        return source
-    values: set[int] = set()
-    for scan in scans:
-        ids, _ = integer_ids(read_volume(scan.label).array, scan.label)
-        found = set(unique_ids(ids))
-        if not schema.readings(found):
-            schema_error = _no_reading(schema, found)
-            raise MedpairError(f"{scan.label}: {schema_error}")
-        values |= found
-    readings = schema.readings(values)
-    if len(set(readings.values())) > 1:
-        raise MedpairError(
-            f"{scans[0].label.parent}: label ids {sorted(values)[:12]} fit {' and '.join(readings)} of "
-            f"schema {schema.name}; say which with source"
-        )
-    if not readings:
-        raise MedpairError(
-            f"{scans[0].label.parent}: no source of schema {schema.name} fits all files; prepare them apart"
-        )
-    return next(iter(readings))
-
-
-def _no_reading(schema: LabelSchema, found: set[int]) -> str:
-    tables = {name: schema.source_map(name) for name in ("schema", *schema.sources)}
-    missing = {name: sorted(v for v in found if v and v not in t) for name, t in tables.items()}
-    best = min(missing, key=lambda name: len(missing[name]))
-    shown = ", ".join(map(str, missing[best][:8])) + (", ..." if len(missing[best]) > 8 else "")
-    return (
-        f"label ids {shown} are outside schema {schema.name} (sources {', '.join(tables)}; nearest "
-        f"{best}); add them to a source of the schema"
-    )
-
-
 def _spacing(spacing: float | Sequence[float] | None) -> Spacing | None:
     if spacing is None:
         return None
-    values = [float(spacing)] * 3 if isinstance(spacing, int | float) else [float(v) for v in spacing]
+    values = (
+        [float(spacing)] * 3 if isinstance(spacing, int | float) else [float(v) for v in spacing]
+    )
     if len(values) != 3 or not all(np.isfinite(v) and v > 0 for v in values):
-        raise MedpairError(f"spacing: {spacing}, wanted one or three (D, H, W) positive numbers in mm")
+        raise MedpairError(
+            f"spacing: {spacing}, wanted one or three (D, H, W) positive numbers in mm"
+        )
     return values[0], values[1], values[2]
 
 
@@ -356,4 +305,6 @@ def _check_options(crop: str | None, size: Sequence[int] | None) -> None:
     if crop not in (None, "nonzero"):
         raise MedpairError(f"crop: '{crop}', wanted nonzero or nothing")
     if size is not None and (len(size) != 3 or min(int(v) for v in size) < 1):
-        raise MedpairError(f"size: {tuple(size)}, wanted three (D, H, W) positive numbers of voxels")
+        raise MedpairError(
+            f"size: {tuple(size)}, wanted three (D, H, W) positive numbers of voxels"
+        )

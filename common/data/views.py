@@ -20,15 +20,17 @@ _DHW_OF_RAS: dict[str, tuple[int, int, int]] = {"AP": (1, 2, 0), "SI": (2, 1, 0)
 
 def _order(slice_axis: str) -> tuple[int, int, int]:
     if slice_axis not in _DHW_OF_RAS:
-        raise MedpairError(f"slice_axis: '{slice_axis}' is unknown, wanted AP or SI; correct the schema")
+        raise MedpairError(
+            f"slice_axis: '{slice_axis}' is unknown, wanted AP or SI; correct the schema"
+        )
     return _DHW_OF_RAS[slice_axis]
 
 
 def _transpose(array: Array, order: tuple[int, int, int]) -> Array:
     if array.ndim < 3:
         raise MedpairError(f"array: {array.ndim} axes, wanted at least 3; pass a volume")
-    lead = array.ndim - 3
-    axes = (*range(lead), *(lead + axis for axis in order))
+    lead: int = array.ndim - 3
+    axes = (*range(lead), lead + order[0], lead + order[1], lead + order[2])
     return array.permute(axes) if isinstance(array, Tensor) else array.transpose(axes)
 
 

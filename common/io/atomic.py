@@ -27,7 +27,7 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        os.replace(temporary, final)
+        temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
     _flush(final.parent)

@@ -59,17 +59,20 @@ def read_volume(path: str | Path, channel: int | str | None = None) -> Volume:
             geometry, or that holds NaN or infinity.
     """
     path = Path(path)
+    _, affine = read_geometry(path)
     image = _parse(path, _content(path))
-    affine = _checked_affine(path, image)
-    array = np.asanyarray(image.dataobj)
-    array = _one_channel(path, array, channel)
+    array = _one_channel(path, np.asanyarray(image.dataobj), channel)
     if array.dtype.kind not in "iufb":
-        raise MedpairError(f"{path}: voxels of type {array.dtype}, wanted numbers; convert the file")
+        raise MedpairError(
+            f"{path}: voxels of type {array.dtype}, wanted numbers; convert the file"
+        )
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
         bad = array.size - int(np.isfinite(array).sum())
         if bad:
-            raise MedpairError(f"{path}: {bad} voxels are NaN or infinite, wanted none; replace them")
+            raise MedpairError(
+                f"{path}: {bad} voxels are NaN or infinite, wanted none; replace them"
+            )
     return Volume(array, affine, _warnings(path, image))
 
 
@@ -119,7 +122,9 @@ def _content(path: Path) -> bytes:
     try:
         content = gzip.decompress(raw) if packed else raw
     except (EOFError, OSError, zlib.error) as error:
-        raise MedpairError(f"{path}: truncated or damaged gzip ({error}); copy the file again") from error
+        raise MedpairError(
+            f"{path}: truncated or damaged gzip ({error}); copy the file again"
+        ) from error
     if len(content) < wanted:
         raise MedpairError(
             f"{path}: {len(content)} bytes, wanted at least {wanted} for shape {shape}: truncated; "
@@ -134,7 +139,7 @@ def _image_class(path: Path, head: bytes) -> Any:
         return nib.Nifti1Image
     if 540 in sizes and head[4:7] == b"n+2":
         return nib.Nifti2Image
-    if head[:4] == b"\x00\x00\x00\x01" and stem(path) != path.name and "mg" in path.suffix + str(path):
+    if head[:4] == b"\x00\x00\x00\x01" and path.name.lower().endswith((".mgz", ".mgh")):
         return nib.MGHImage
     raise MedpairError(
         f"{path}: not a NIfTI or MGH volume; wanted a single .nii, .nii.gz or .mgz file, convert it"
@@ -167,31 +172,31 @@ def _unreadable(path: Path, error: Exception) -> MedpairError:
 
 def _checked_shape(path: Path, header: Any) -> tuple[int, ...]:
     shape = tuple(int(n) for n in header.get_data_shape())
-    if len(shape) < 3 or (len(shape) >= 3 and min(shape[:3]) < 1) or 1 in _plane(shape):
-        raise MedpairError(f"{path}: shape {shape} is not 3D; give a volume of at least 2 slices")
-    if len(shape) > 4 and any(n != 1 for n in shape[4:]):
-        raise MedpairError(f"{path}: shape {shape} has {len(shape)} axes, wanted 3 or 4; split the file")
-    if math.prod(shape) > MAX_VOXELS * max(1, shape[3] if len(shape) > 3 else 1) or min(shape) < 1:
+    if len(shape) < 3 or min(shape[:3]) < 2:
+        raise MedpairError(
+            f"{path}: shape {shape}, wanted 3D of at least 2 voxels a side; give a volume"
+        )
+    if len(shape) > 4 and max(shape[4:]) > 1:
+        raise MedpairError(
+            f"{path}: shape {shape} has {len(shape)} axes, wanted 3 or 4; split the file"
+        )
+    if math.prod(shape[:3]) > MAX_VOXELS or min(shape) < 1:
         raise MedpairError(
             f"{path}: shape {shape}, wanted at most {MAX_VOXELS} voxels; the header is damaged, or "
             "resample the file first"
         )
-    return shape
+    return shape[:4]
 
 
-def _plane(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The spatial axes; a single slice is a 2D picture, whatever its header says."""
-    return shape[:3]
-
-
-def _checked_affine(path: Path, image: Any) -> np.ndarray:
-    header = getattr(image, "header", image)
-    zooms = np.array([float(z) for z in header.get_zooms()[:3]])
-    if "pixdim" in header:
-        zooms = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    if not (np.isfinite(zooms).all() and (zooms > 0).all()):
-        raise MedpairError(f"{path}: voxel spacing {zooms.tolist()} mm, wanted positive; repair the header")
-    affine = header.get_best_affine() if hasattr(header, "get_best_affine") else header.get_affine()
+def _checked_affine(path: Path, header: Any) -> np.ndarray:
+    widths = header["pixdim"][1:4] if "pixdim" in header else header["delta"]
+    zooms = [float(width) for width in widths]
+    if not all(math.isfinite(zoom) and zoom > 0 for zoom in zooms):
+        raise MedpairError(f"{path}: voxel spacing {zooms} mm, wanted positive; repair the header")
+    try:
+        affine = header.get_best_affine() if "pixdim" in header else header.get_affine()
+    except Exception as error:  # nibabel raises many kinds
+        raise _unreadable(path, error) from error
     affine = np.asarray(affine, dtype=np.float64)
     with np.errstate(all="ignore"):
         volume = abs(np.linalg.det(affine[:3, :3]))
@@ -227,12 +232,13 @@ def channel_names(path: str | Path, count: int) -> tuple[str, ...]:
 
 
 def _one_channel(path: Path, array: np.ndarray, channel: int | str | None) -> np.ndarray:
-    array = array.reshape(array.shape[:4])
-    if array.ndim == 3 or array.shape[3] == 1:
+    space, count = array.shape[:3], math.prod(array.shape[3:])
+    if count == 1:
         if channel not in (None, 0, "0"):
             raise MedpairError(f"{path}: a 3D file has no channel '{channel}'; leave --channel out")
-        return array.reshape(array.shape[:3])
-    names = channel_names(path, array.shape[3])
+        return array.reshape(space)
+    names = channel_names(path, count)
+    array = array.reshape(*space, count)
     listed = ", ".join(f"{i} ({n})" if n != str(i) else n for i, n in enumerate(names))
     if channel is None:
         raise MedpairError(f"{path}: 4D file, wanted 3D; choose one with --channel: {listed}")

@@ -1,0 +1,64 @@
+"""Back from a pair set to scans as they were: intensity, geometry and orientation undone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from common.data.datasets import PairSet
+from common.data.geometry import Grid, from_ras, resample_image, resample_labels
+from common.data.intensity import denormalise
+from common.data.views import from_dhw
+from common.io.nifti import write_volume
+
+
+def export_pair(pairset: PairSet, identity: str, path: str | Path) -> tuple[Path, Path]:
+    """Write one pair as image and mask files that lie where the scan lay.
+
+    Args:
+        pairset: the pair set.
+        identity: the pair's id.
+        path: folder for `<id>_image.nii.gz` and `<id>_label.nii.gz`.
+
+    Returns:
+        The paths of image (float32, raw intensities) and mask (uint8, schema ids). A prepared
+        pair gets the shape, axis order and affine of its source; outside of what the pair covers
+        the image has its lower bound and the mask is 0. A generated pair keeps its own grid;
+        generated CT is in Hounsfield units, generated MRI (no raw scale) stays normalised.
+
+    Raises:
+        MedpairError: for an unknown id or damaged files.
+    """
+    pair, record = pairset.read(identity), pairset.record(identity)
+    axis = pairset.schema.slice_axis
+    image, label = from_dhw(pair.image, axis), from_dhw(pair.label, axis)
+    affine = pair.affine
+    source = record.get("source")
+    if isinstance(source, dict) and "grid" in record and "shape" in source:
+        affine = np.array(source["affine"], dtype=np.float64)
+        back = _source_grid(record, image.shape, affine).inverse()
+        image = from_ras(resample_image(image, back), affine)
+        label = from_ras(resample_labels(label, back, pairset.schema.num_classes), affine)
+    image = denormalise(image, *_bounds(pairset, record))
+    paths = tuple(Path(path) / f"{identity}_{kind}.nii.gz" for kind in ("image", "label"))
+    write_volume(paths[0], image, affine)
+    write_volume(paths[1], label.astype(np.uint8), affine)
+    return paths[0], paths[1]
+
+
+def _source_grid(record: dict[str, Any], shape: tuple[int, ...], affine: np.ndarray) -> Grid:
+    order = io_orientation(affine)[:, 0].astype(int)
+    stored = record["source"]["shape"]
+    shape_ras = [0, 0, 0]
+    for stored_axis, ras_axis in enumerate(order):
+        shape_ras[ras_axis] = int(stored[stored_axis])
+    x, y, z = shape_ras
+    (sx, sy, sz), (ox, oy, oz) = record["grid"]["scale"], record["grid"]["offset"]
+    return Grid((x, y, z), (shape[0], shape[1], shape[2]), (sx, sy, sz), (ox, oy, oz))
+
+
+def _bounds(pairset: PairSet, record: dict[str, Any]) -> tuple[float, float]:
+    rule = pairset.intensity
+    own = record.get("intensity") or (rule if rule.get("method") == "window" else {})
+    return float(own.get("lower", 0.0)), float(own.get("upper", 1.0))
