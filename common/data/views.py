@@ -77,3 +77,23 @@ def triple_to_ras(values_dhw: tuple[T, T, T], slice_axis: str) -> tuple[T, T, T]
     """Reorder three per-axis values (sizes, spacings) from D, H, W to R, A, S."""
     first, second, third = np.argsort(_order(slice_axis)).tolist()
     return values_dhw[first], values_dhw[second], values_dhw[third]
+
+
+def ras_affine(
+    size_dhw: tuple[int, int, int], spacing_dhw: tuple[float, float, float], slice_axis: str
+) -> np.ndarray:
+    """The affine of a generated volume: RAS axes, the volume's centre at the origin.
+
+    Args:
+        size_dhw: voxels (D, H, W).
+        spacing_dhw: mm (D, H, W).
+        slice_axis: "AP" or "SI".
+
+    Returns:
+        (4, 4) float64, voxel indices of the RAS file to mm.
+    """
+    size = np.array(triple_to_ras(size_dhw, slice_axis), dtype=np.float64)
+    spacing = np.array(triple_to_ras(spacing_dhw, slice_axis), dtype=np.float64)
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = -spacing * (size - 1) / 2
+    return affine

@@ -6,7 +6,7 @@ H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,6 @@ from common.diffusion.schedules import select_timesteps
 from common.diffusion.windows import WindowPlan, plan_windows
 from common.engines.inferers import AutocastInferer
 from mcdpm.diffusion import MaskDiffusion, network_input
-
-RoundDone = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,6 @@ class MaskSampler:
         starts: Sequence[int],
         depth: int,
         seed: int,
-        on_round: RoundDone | None = None,
     ) -> Tensor:
         """Generate masks.
 
@@ -72,7 +69,6 @@ class MaskSampler:
             starts: first slice of each start window, 0..depth-1.
             depth: slices D per volume, >= 1.
             seed: the run's seed.
-            on_round: called with the number of finished rounds.
 
         Returns:
             Class scores (V, D, K, H, W), float32; the largest marks the label.
@@ -83,7 +79,7 @@ class MaskSampler:
         shape = (len(plans), plans[0].padded_depth, codec.channels, *self.size)
         code_VDCHW = torch.zeros(shape, device=device)
         scores: list[dict[int, Tensor]] = [{} for _ in plans]
-        for done, batch in enumerate(lockstep(plans), start=1):
+        for batch in lockstep(plans):
             sampled = self._round(network, batch, code_VDCHW, plans, volumes, seed)
             for placed in batch.windows:
                 new = sampled[placed.row, placed.window.local(placed.window.new)]
@@ -92,8 +88,6 @@ class MaskSampler:
                 rows = slice(placed.window.new.start, placed.window.new.stop)
                 # hard decoding keeps errors of the code from growing along the volume
                 code_VDCHW[placed.slot, rows] = codec.encode(codec.decode(new))
-            if on_round is not None:
-                on_round(done)
         ordered = [torch.stack([by_slice[z] for z in range(depth)]) for by_slice in scores]
         return torch.stack(ordered)
 

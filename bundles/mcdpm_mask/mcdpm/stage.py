@@ -13,7 +13,7 @@ from common.data.pairs import PairBatch
 from common.data.resize import resize_scores
 from common.diffusion.rng import STAGES, philox4x32
 from common.errors import MedpairError
-from mcdpm.sampler import MaskSampler, RoundDone
+from mcdpm.sampler import MaskSampler
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,6 @@ class MaskStage:
         schema: name of the label schema the network was trained for.
         start: "random" (paper) or "middle", where the batch does not say.
         clean: apply the schema's anatomical rules to each mask.
-        depths: smallest and largest number of slices in training, None if unknown.
-        on_round: called after each round of windows.
     """
 
     network: nn.Module
@@ -35,8 +33,6 @@ class MaskStage:
     schema: str
     start: str = "random"
     clean: bool = True
-    depths: tuple[int, int] | None = None
-    on_round: RoundDone | None = None
 
     def __call__(self, batch: PairBatch) -> PairBatch:
         """Return the batch with ``label_VDHW`` and ``start`` filled.
@@ -56,7 +52,6 @@ class MaskStage:
             starts=starts,
             depth=batch.size[0],
             seed=batch.seed,
-            on_round=self.on_round,
         )
         labels = torch.stack([self._finish(volume, batch) for volume in scores])
         return replace(batch, label_VDHW=labels, start=starts)

@@ -15,7 +15,7 @@ from common.data.datasets import Arrays
 from common.data.labels import LabelSchema
 from common.data.resize import resize_labels
 from common.engines.batches import Batch, IterationBatches, iteration_generator
-from common.engines.pictures import label_rows, save_rows
+from common.data.pictures import label_rows, save_rows
 from common.errors import MedpairError
 from mcdpm.batches import AugmentedVolumes, WindowBatches
 from mcdpm.sampler import MaskSampler

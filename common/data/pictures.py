@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from common.data.datasets import PairSet
 from common.data.labels import LabelSchema
 from common.io.atomic import atomic_path
 
@@ -93,3 +94,18 @@ def _join(pictures: Sequence[Picture], gap: int) -> Picture:
 def _pad(picture: Picture, height: int, width: int) -> Picture:
     h, w = picture.shape[:2]
     return np.pad(picture, ((0, height - h), (0, width - w), (0, 0)))
+
+
+def contact_sheet(pairset: PairSet, path: Path, most: int = 12) -> None:
+    """Write one PNG of a pair set: per pair a row of mask slices and a row of image slices.
+
+    Args:
+        pairset: the pair set.
+        path: the PNG file.
+        most: pairs shown; the first ones by id.
+    """
+    rows = []
+    for identity in pairset.ids()[:most]:
+        pair = pairset.read(identity)
+        rows += label_rows(pair.label, pairset.schema) + image_rows(pair.image, pairset.schema)
+    save_rows(rows, path)
