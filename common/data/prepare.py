@@ -1,7 +1,7 @@
 """From a folder of scans and masks to a pair set."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,7 @@ from common.errors import MedpairError
 from common.io.manifest import sha256, versions
 from common.io.nifti import read_geometry, read_volume
 from common.io.usage import peak_mib
-
-Progress = Callable[[int, int, str], None]
+from common.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def prepare(
         seed: for that draw.
         image_pattern: file name with `{id}`, see `match_files`.
         label_pattern: the same for masks.
-        progress: called with (pairs done, pairs in all, id) before the first and after each pair.
+        progress: called with ("prepare", pairs done, pairs in all), first with 0 done.
 
     Returns:
         The pair set.
@@ -120,7 +119,7 @@ def prepare(
         channel,
         find_source([scan.label for scan in scans], schema, source),
     )
-    return _write_set(scans, settings, out, spacing_dhw or native, progress)
+    return _write_set(scans, settings, out, spacing_dhw or native, progress or silent)
 
 
 def _write_set(
@@ -128,12 +127,12 @@ def _write_set(
     s: Settings,
     out: str | Path,
     spacing: Spacing | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> PairSet:
     pairset: PairSet | None = (
         _create(out, s, spacing) if (Path(out) / "dataset.json").is_file() else None
     )
-    _report(progress, 0, len(scans), "")
+    progress("prepare", 0, len(scans))
     for done, scan in enumerate(scans, start=1):
         inputs = {"image": scan.image.name, "image_sha256": sha256(scan.image)}
         inputs |= {"label": scan.label.name, "label_sha256": sha256(scan.label)}
@@ -144,7 +143,7 @@ def _write_set(
             pairset = pairset or _create(out, s, spacing)
             pairset.write(pair, {**record, "source": {**inputs, **record["source"]}})
             pairset.log(_cost(scan.id, time.perf_counter() - started))
-        _report(progress, done, len(scans), scan.id)
+        progress("prepare", done, len(scans))
     assert pairset is not None  # match_files returns at least one scan
     return pairset
 
@@ -165,11 +164,6 @@ def _is_done(pairset: PairSet, scan: Scan, inputs: dict[str, str]) -> bool:
 def _cost(identity: str, seconds: float) -> dict[str, Any]:
     cost = {"seconds": round(seconds, 3), "peak_mib": peak_mib()}
     return {"stage": "prepare", "id": identity, **cost}
-
-
-def _report(progress: Progress | None, done: int, total: int, identity: str) -> None:
-    if progress:
-        progress(done, total, identity)
 
 
 def _prepare_scan(scan: Scan, s: Settings) -> tuple[Pair, dict[str, Any]]:
