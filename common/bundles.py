@@ -9,7 +9,7 @@ from common.errors import MedpairError
 
 
 def bundles_dir() -> Path:
-    """Return the folder of bundles and pipelines: beside ``common``, in a source tree and in a wheel."""
+    """Return the folder of bundles and pipelines, in a source tree or beside a wheel."""
     return Path(common.__file__).resolve().parent.parent / "bundles"
 
 

@@ -190,14 +190,14 @@ def evaluate(
 def export(
     pairset: Annotated[Path, typer.Argument(help="Pair set.")],
     pair: Annotated[str, typer.Argument(metavar="ID", help="Which pair.")],
-    path: Annotated[Path, typer.Argument(help="Where to write.")],
+    out_dir: OutDir,
 ) -> None:
-    """Write one pair in the grid, size and units of its source scan."""
+    """Write one pair in the grid, size and units of the scan it came from."""
     from common.data.datasets import PairSet
-    from common.data.prepare import export_pair
+    from common.data.export import export_pair
 
-    export_pair(PairSet.open(pairset), pair, path)
-    _say(f"{pair} written to {path}")
+    for path in export_pair(PairSet.open(pairset), pair, out_dir):
+        _say(str(path))
 
 
 @app.command()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import yaml
 
 import common
 from common.bundles import bundles, bundles_dir, pipelines, presets
@@ -62,11 +65,14 @@ def _bundle(name: str) -> Rows:
 
 
 def _pipeline(name: str) -> Rows:
-    text = (bundles_dir() / f"{name}.yaml").read_text(encoding="utf-8")
-    stages = sorted((bundle for bundle in bundles() if bundle in text), key=text.index)
+    config = yaml.safe_load((bundles_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
     rows: Rows = [("pipeline", name)]
-    for stage in stages:
-        rows += _bundle(stage)
+    for preset, entry in config["presets"].items():
+        default = ", the default" if preset == config["preset"] else ""
+        size, spacing = _by(entry["size"]), _by(entry["spacing"])
+        rows.append((f"preset {preset}", f"{entry['schema']}, {size} of {spacing} mm{default}"))
+    for stage in config["stages"]:
+        rows += _bundle(stage["bundle"])
     return rows
 
 
@@ -76,9 +82,13 @@ def _pairset(pairs: PairSet) -> Rows:
         ("pair set", str(pairs.dir)),
         ("pairs", f"{len(pairs.ids())} ({training} training)"),
         ("schema", f"{pairs.schema.name}: {', '.join(pairs.schema.names)}"),
-        ("size D x H x W", "differs" if pairs.size is None else "x".join(map(str, pairs.size))),
-        ("spacing mm", "differs" if pairs.spacing is None else " x ".join(map(str, pairs.spacing))),
+        ("size DxHxW", _by(pairs.size)),
+        ("spacing mm", _by(pairs.spacing)),
     ]
+
+
+def _by(values: Sequence[float] | None) -> str:
+    return "differs" if values is None else "x".join(f"{value:g}" for value in values)
 
 
 def _mb(path: Path) -> str:
