@@ -60,8 +60,7 @@ def read_volume(path: str | Path, channel: int | str | None = None) -> Volume:
     """
     path = Path(path)
     _, affine = read_geometry(path)
-    image = _parse(path, _content(path))
-    array = _one_channel(path, np.asanyarray(image.dataobj), channel)
+    array = _one_channel(path, _voxels(path, _content(path)), channel)
     if array.dtype.kind not in "iufb":
         raise MedpairError(
             f"{path}: voxels of type {array.dtype}, wanted numbers; convert the file"
@@ -73,7 +72,7 @@ def read_volume(path: str | Path, channel: int | str | None = None) -> Volume:
             raise MedpairError(
                 f"{path}: {bad} voxels are NaN or infinite, wanted none; replace them"
             )
-    return Volume(array, affine, _warnings(path, image))
+    return Volume(array, affine, _warnings(path))
 
 
 def read_geometry(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
@@ -90,7 +89,7 @@ def read_geometry(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
     """
     path = Path(path)
     head = _head(path)
-    header = _header_class(path, head)
+    header = _header(path, head)
     shape = _checked_shape(path, header)
     return shape, _checked_affine(path, header)
 
@@ -109,14 +108,14 @@ def _head(path: Path) -> bytes:
 
 
 def _content(path: Path) -> bytes:
-    header = _header_class(path, _head(path))
+    header = _header(path, _head(path))
     shape = _checked_shape(path, header)
     raw = path.read_bytes()
     packed = raw[:2] == b"\x1f\x8b"
-    wanted = math.prod(shape) * header.get_data_dtype().itemsize
+    wanted = math.prod(shape) * _item_bytes(path, header) + int(header.get_data_offset())
     if wanted > len(raw) * (_DEFLATE_LIMIT if packed else 1):
         raise MedpairError(
-            f"{path}: the header promises {wanted} bytes of voxels (shape {shape}), the file has "
+            f"{path}: the header promises {wanted} bytes (shape {shape}), the file has "
             f"{len(raw)}: truncated or a damaged header; copy the file again"
         )
     try:
@@ -146,7 +145,7 @@ def _image_class(path: Path, head: bytes) -> Any:
     )
 
 
-def _header_class(path: Path, head: bytes) -> Any:
+def _header(path: Path, head: bytes) -> Any:
     kind = _image_class(path, head)
     size = {nib.Nifti1Image: 348, nib.Nifti2Image: 540}.get(kind, 284)
     try:
@@ -156,11 +155,17 @@ def _header_class(path: Path, head: bytes) -> Any:
         raise _unreadable(path, error) from error
 
 
-def _parse(path: Path, content: bytes) -> Any:
+def _item_bytes(path: Path, header: Any) -> int:
     try:
-        return _image_class(path, content[:_HEADER_BYTES]).from_bytes(content)
-    except MedpairError:
-        raise
+        return int(header.get_data_dtype().itemsize)
+    except Exception as error:  # as above
+        raise _unreadable(path, error) from error
+
+
+def _voxels(path: Path, content: bytes) -> np.ndarray:
+    kind = _image_class(path, content[:_HEADER_BYTES])
+    try:
+        return np.asanyarray(kind.from_bytes(content).dataobj)
     except Exception as error:  # as above
         raise _unreadable(path, error) from error
 
@@ -249,8 +254,8 @@ def _one_channel(path: Path, array: np.ndarray, channel: int | str | None) -> np
     raise MedpairError(f"{path}: no channel '{channel}'; choose one with --channel: {listed}")
 
 
-def _warnings(path: Path, image: Any) -> tuple[str, ...]:
-    header = image.header
+def _warnings(path: Path) -> tuple[str, ...]:
+    header = _header(path, _head(path))
     if "sform_code" in header and int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         return (f"{path.name}: no orientation in the header, assumed as stored by Analyze (LAS)",)
     return ()
