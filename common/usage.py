@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ class Usage:
         _reset_peak()
 
     def measured(self) -> dict[str, float]:
-        """Return ``seconds``, ``peak_memory_gb`` of the process and, with CUDA, ``peak_cuda_gb``."""
+        """Return ``seconds``, ``peak_memory_gb`` (process) and, with CUDA, ``peak_cuda_gb``."""
         result = {
             "seconds": round(time.perf_counter() - self.began, 3),
             "peak_memory_gb": round(_peak_bytes() / 2**30, 3),
@@ -30,10 +31,8 @@ class Usage:
 def _reset_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: reset VmHWM
-    except OSError:
-        pass
 
 
 def _peak_bytes() -> float:

@@ -16,7 +16,9 @@ from common.io.atomic import atomic_path
 Picture = npt.NDArray[np.uint8]
 
 
-def three_planes(volume_DHW: npt.NDArray[np.generic], slice_axis: str) -> list[npt.NDArray[np.generic]]:
+def three_planes(
+    volume_DHW: npt.NDArray[np.generic], slice_axis: str
+) -> list[npt.NDArray[np.generic]]:
     """Return axial, coronal and sagittal middle slices, upright (superior on top).
 
     Args:
@@ -25,10 +27,8 @@ def three_planes(volume_DHW: npt.NDArray[np.generic], slice_axis: str) -> list[n
     """
     d, h, w = (n // 2 for n in volume_DHW.shape)
     along_d, along_h, along_w = volume_DHW[d], volume_DHW[:, h], volume_DHW[:, :, w]
-    if slice_axis == "AP":
-        planes = [along_h, along_d, along_w.T]
-    else:
-        planes = [along_d, along_h, along_w]
+    is_ap = slice_axis == "AP"
+    planes = [along_h, along_d, along_w.T] if is_ap else [along_d, along_h, along_w]
     return [plane[::-1] for plane in planes]
 
 
@@ -79,7 +79,9 @@ def save_rows(rows: Sequence[Sequence[Picture]], path: Path, scale: int = 0, gap
     """
     tallest = max(picture.shape[0] for row in rows for picture in row)
     scale = scale or max(1, round(120 / tallest))
-    canvas_rows = [_join([np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row], gap) for row in rows]
+    canvas_rows = [
+        _join([np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row], gap) for row in rows
+    ]
     width = max(row.shape[1] for row in canvas_rows)
     padded = [_pad(row, row.shape[0] + gap, width) for row in canvas_rows]
     with atomic_path(path) as temporary:

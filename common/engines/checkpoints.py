@@ -43,7 +43,7 @@ class Ema:
 
 
 class Position:
-    """The trainer's iteration as a checkpoint entry, free of its epochs, so a run can be extended."""
+    """The trainer's iteration as a checkpoint entry; without epochs, so a run can be extended."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

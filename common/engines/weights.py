@@ -75,7 +75,7 @@ def load_weights(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+    except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise MedpairError(
             f"{path}: does not fit this network ({reason}); use weights of this preset and schema"

@@ -51,7 +51,9 @@ class ResBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip = (
-            nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+            nn.Conv2d(channels_in, channels_out, 1)
+            if channels_in != channels_out
+            else nn.Identity()
         )
 
     def forward(self, x_NCHW: Tensor, emb_NE: Tensor) -> Tensor:
@@ -60,7 +62,8 @@ class ResBlock(nn.Module):
         scale, shift = self.modulate(F.silu(emb_NE))[:, :, None, None].chunk(2, dim=1)
         h = self.norm_out(h) * (1 + scale) + shift
         residual: Tensor = self.conv_out(self.dropout(F.silu(h)))
-        return residual + self.skip(x_NCHW)
+        skipped: Tensor = self.skip(x_NCHW)
+        return residual + skipped
 
 
 class Attention(nn.Module):
@@ -80,7 +83,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, tokens_BLC: Tensor) -> Tensor:
+    def attend(self, tokens_BLC: Tensor) -> Tensor:
         """Return tokens (B, L, C) plus their attention update."""
         b, length, c = tokens_BLC.shape
         qkv = self.qkv(self.norm(tokens_BLC)).view(b, length, 3, self.heads, c // self.heads)
@@ -96,8 +99,8 @@ class SpatialAttention(Attention):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return slices (N, C, H, W) after attention inside each slice."""
         h, w = x_NCHW.shape[-2:]
-        tokens = super().forward(x_NCHW.flatten(2).transpose(1, 2))
-        return tokens.transpose(1, 2).unflatten(2, (h, w))
+        tokens = self.attend(x_NCHW.flatten(2).transpose(1, 2))
+        return tokens.transpose(1, 2).reshape(*x_NCHW.shape[:2], h, w)
 
 
 class SliceConv(nn.Module):
@@ -116,7 +119,8 @@ class SliceConv(nn.Module):
         """Return (N, C, H, W) after mixing the ``slices`` slices of each window."""
         n, c, h, w = x_NCHW.shape
         line = x_NCHW.view(n // slices, slices, c, h * w).permute(0, 3, 2, 1)
-        line = self.conv(line.reshape(-1, c, slices)).view(-1, h * w, c, slices)
+        mixed: Tensor = self.conv(line.reshape(-1, c, slices))
+        line = mixed.view(-1, h * w, c, slices)
         return line.permute(0, 3, 2, 1).reshape(n, c, h, w)
 
 
@@ -127,7 +131,7 @@ class SliceAttention(Attention):
         """Return (N, C, H, W) after attention over the ``slices`` slices of each window."""
         n, c, h, w = x_NCHW.shape
         tokens = x_NCHW.view(n // slices, slices, c, h * w).permute(0, 3, 1, 2)
-        tokens = super().forward(tokens.reshape(-1, slices, c))
+        tokens = self.attend(tokens.reshape(-1, slices, c))
         return tokens.view(-1, h * w, slices, c).permute(0, 2, 3, 1).reshape(n, c, h, w)
 
 

@@ -123,10 +123,16 @@ class WindowBatches:
         self.modes, self.boundary_noise = modes or Modes(), boundary_noise
 
     def __call__(self, generator: torch.Generator) -> Batch:
-        """Return ``label`` (B,S,H,W), ``condition`` (the disturbed label), ``known`` (B,S) and
-        ``position`` (B,2) = (z/D, 1/D)."""
+        """Return one batch.
+
+        Returns:
+            ``label`` (B,S,H,W), ``condition`` (the disturbed label), ``known`` (B,S) and
+            ``position`` (B,2) = (z/D, 1/D).
+        """
         rows = [self._one(generator) for _ in range(self.batch_size)]
-        label, condition, known, position = (torch.stack(column) for column in zip(*rows, strict=True))
+        label, condition, known, position = (
+            torch.stack(column) for column in zip(*rows, strict=True)
+        )
         return {"label": label, "condition": condition, "known": known, "position": position}
 
     def _one(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -83,7 +83,7 @@ def build_codec(name: str, num_classes: int) -> LabelCodec:
     Raises:
         MedpairError: for another name.
     """
-    codecs: dict[str, type[OneHotCodec] | type[ScalarCodec]] = {
+    codecs: dict[str, type[OneHotCodec | ScalarCodec]] = {
         "one_hot": OneHotCodec,
         "scalar": ScalarCodec,
     }

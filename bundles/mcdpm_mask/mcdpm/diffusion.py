@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.diffusion.schedules import NoiseSchedule, Prediction, add_noise, training_target
 from common.engines.batches import iteration_generator
 from mcdpm.codec import LabelCodec
+
+
+MaskPrediction = Literal["eps", "x0", "v", "logits"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class MaskDiffusion:
     Args:
         codec: label code.
         schedule: noise schedule.
-        prediction: what the denoiser predicts.
+        prediction: what the denoiser puts out: "eps", "v", "x0", or "logits", class logits
+            whose softmax is the posterior mean of a one-hot x_0 (needs the one-hot code).
         noise_emphasis: exponent k >= 1; t is drawn with density proportional to t^(k-1), so
             k > 1 trains the high noise levels, where the layout is decided, more often.
         condition_noise: standard deviation of Gaussian noise on the condition slices' code.
@@ -32,9 +37,20 @@ class MaskDiffusion:
 
     codec: LabelCodec
     schedule: NoiseSchedule
-    prediction: Prediction = "v"
+    prediction: MaskPrediction = "logits"
     noise_emphasis: float = 1.0
     condition_noise: float = 0.0
+
+    @property
+    def sampled_prediction(self) -> Prediction:
+        """What `estimate` returns, in the samplers' terms."""
+        return "x0" if self.prediction == "logits" else self.prediction
+
+    def estimate(self, output_BSCHW: Tensor) -> Tensor:
+        """Turn the network's output into what the samplers take; the same, except for logits."""
+        if self.prediction != "logits":
+            return output_BSCHW
+        return output_BSCHW.softmax(dim=2) * 2 - 1
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` time steps in 0..T-1, int64."""
@@ -81,8 +97,8 @@ class PrepareMaskBatch:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], dict[str, Any]]:
         """Return (inputs, targets, (timesteps, position), {}).
 
-        The target carries, as a last channel, the weight of each slice: 1 on target slices,
-        0 on condition slices.
+        The target is what the network should put out (for logits: the label), with the weight of
+        each slice as a last channel: 1 on target slices, 0 on condition slices.
         """
         d = self.diffusion
         generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
@@ -92,7 +108,7 @@ class PrepareMaskBatch:
         eps = torch.randn(x_0.shape, generator=generator)
         condition = condition + d.condition_noise * torch.randn(x_0.shape, generator=generator)
         x_t = add_noise(d.schedule, x_0, eps, t)
-        target = training_target(d.schedule, x_0, eps, t, d.prediction)
+        target = self._target(batchdata["label"], x_0, eps, t)
         known = batchdata["known"]
         weight = (~known).to(target.dtype)[:, :, None, None, None]
         target = torch.cat([target, weight.expand_as(target[:, :, :1])], dim=2)
@@ -102,15 +118,33 @@ class PrepareMaskBatch:
         ]
         return moved[0], moved[1], (moved[2].float(), moved[3]), {}
 
+    def _target(self, label: Tensor, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        if self.diffusion.prediction == "logits":
+            return label[:, :, None].to(x_0.dtype)
+        return training_target(self.diffusion.schedule, x_0, eps, t, self.diffusion.prediction)
+
 
 class TargetSliceLoss(nn.Module):
-    """Mean squared error over the target slices only.
+    """Error over the target slices only: squared, or cross-entropy for logits.
 
-    Source: MedGen3D Eq. 4 (the norm runs over X^P).
+    Args:
+        diffusion: whose prediction type decides.
+
+    Source: MedGen3D Eq. 4 (the norm runs over X^P). Cross-entropy is the proper score whose
+        optimum is the same denoiser: the class probabilities given x_t.
     """
+
+    def __init__(self, diffusion: MaskDiffusion) -> None:
+        super().__init__()
+        self.logits = diffusion.prediction == "logits"
 
     def forward(self, prediction_BSCHW: Tensor, target_BSCHW: Tensor) -> Tensor:
         """Return the scalar loss; the target's last channel is the weight of each slice."""
         target, weight = target_BSCHW[:, :, :-1], target_BSCHW[:, :, -1:]
-        error = weight * (prediction_BSCHW - target) ** 2
-        return error.sum() / (weight.sum() * target.shape[2]).clamp(min=1)
+        if self.logits:
+            label = target[:, :, 0].long()
+            error = F.cross_entropy(prediction_BSCHW.movedim(2, 1), label, reduction="none")
+            error = error[:, :, None]
+        else:
+            error = (prediction_BSCHW - target) ** 2
+        return (weight * error).sum() / (weight.sum() * error.shape[2]).clamp(min=1)

@@ -114,8 +114,11 @@ class MaskSampler:
         )
         forward = AutocastInferer(self.precision)
 
-        def denoise(x: Tensor, t: Tensor, condition: Tensor, known: Tensor, position: Tensor) -> Tensor:
-            return forward(network_input(x, condition, known), network, t.float(), position)
+        def denoise(
+            x: Tensor, t: Tensor, condition: Tensor, known: Tensor, position: Tensor
+        ) -> Tensor:
+            output = forward(network_input(x, condition, known), network, t.float(), position)
+            return self.diffusion.estimate(output)
 
         denoiser = classifier_free(
             denoise,
@@ -131,7 +134,7 @@ class MaskSampler:
             d.schedule,
             select_timesteps(d.schedule.T, self.num_steps),
             noise=noise,
-            prediction=d.prediction,
+            prediction=d.sampled_prediction,
             overlap=KnownSlices(condition, known[:, :, None, None, None], resample=self.resample),
         )
 

@@ -13,9 +13,9 @@ from torch import nn
 from common.data.augment import WarpRanges
 from common.data.datasets import Arrays
 from common.data.labels import LabelSchema
+from common.data.pictures import label_rows, save_rows
 from common.data.resize import resize_labels
 from common.engines.batches import Batch, IterationBatches, iteration_generator
-from common.data.pictures import label_rows, save_rows
 from common.errors import MedpairError
 from mcdpm.batches import AugmentedVolumes, WindowBatches
 from mcdpm.sampler import MaskSampler
@@ -48,8 +48,8 @@ def training_volumes(
         raise MedpairError("the data set has no pair in this split; prepare one with more persons")
     if data.schema.name != schema:
         raise MedpairError(
-            f"the data set is of schema {data.schema.name!r}, the config of {schema!r}; set schema, "
-            f"num_classes ({data.schema.num_classes}) and network_def#code_channels to fit"
+            f"the data set is of schema {data.schema.name!r}, the config of {schema!r}; set "
+            f"schema, num_classes ({data.schema.num_classes}) and network_def#code_channels to fit"
         )
     classes = data.schema.num_classes
     height, width = size
