@@ -1,0 +1,123 @@
+"""Patch discriminators on slices and on stacks of slices, at several image scales.
+
+N images, C channels, H height, W width, T slices of a stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+Judgement = list[list[Tensor]]
+
+
+class MultiScaleDiscriminator(nn.Module):
+    """One patch discriminator per image scale; every further scale sees a halved image.
+
+    MONAI's `MultiScalePatchDiscriminator` makes its nets deeper instead of the images smaller,
+    which needs 256 pixels and is not what Vid2Vid does; the patch net itself is MONAI's.
+
+    Args:
+        channels_in: channels of the judged image and its condition together.
+        channels: filters of the first layer.
+        num_scales: image scales.
+        num_layers: layers per net after the first; the net halves the size that many times.
+        spectral: spectral norm on every convolution instead of instance norm.
+
+    Source: pix2pixHD (1711.11585) §3.2; Vid2Vid (1808.06601) §3.1.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int = 32,
+        num_scales: int = 2,
+        num_layers: int = 2,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        norm = ("instance", {"affine": False}) if not spectral else None
+        self.nets = nn.ModuleList(
+            PatchDiscriminator(
+                2, channels, channels_in, num_layers_d=num_layers, norm=norm, bias=spectral
+            )
+            for _ in range(num_scales)
+        )
+        if spectral:
+            for module in list(self.nets.modules()):
+                if isinstance(module, nn.Conv2d):
+                    spectral_norm(module)
+
+    def forward(self, x_NCHW: Tensor) -> Judgement:
+        """Return for each scale the features of all layers; the last one are the patch logits."""
+        judged = []
+        for net in self.nets:
+            judged.append(net(x_NCHW.contiguous(memory_format=torch.channels_last)))
+            x_NCHW = F.avg_pool2d(x_NCHW, 3, stride=2, padding=1, count_include_pad=False)
+        return judged
+
+
+class Discriminators(nn.Module):
+    """The image discriminator and one video discriminator per slice stride.
+
+    The image discriminator sees a slice with its one-hot labels. The video discriminators see
+    `frames` slices, each with its labels, `stride` slices apart.
+
+    Args:
+        num_classes: K.
+        image_channels: C.
+        frames: slices T of a stack.
+        strides: slice strides of the video discriminators; () for none.
+        channels, num_scales, num_layers, spectral: see `MultiScaleDiscriminator`.
+
+    Source: Vid2Vid (1808.06601) §3.1; the paper's video discriminator sees flows, ours labels.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_channels: int = 1,
+        frames: int = 3,
+        strides: Sequence[int] = (1, 2),
+        channels: int = 32,
+        num_scales: int = 2,
+        num_layers: int = 2,
+        spectral: bool = True,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.frames, self.strides = num_classes, frames, tuple(strides)
+        options = (channels, num_scales, num_layers, spectral)
+        self.image = MultiScaleDiscriminator(num_classes + image_channels, *options)
+        stacked = frames * (num_classes + image_channels)
+        self.video = nn.ModuleList(MultiScaleDiscriminator(stacked, *options) for _ in strides)
+
+    def forward(self, image_BSCHW: Tensor, label_BSHW: Tensor) -> dict[str, Judgement]:
+        """Judge sequences.
+
+        Args:
+            image_BSCHW: real or generated slices in [-1, 1], S slices per sequence.
+            label_BSHW: their labels.
+
+        Returns:
+            Judgements by name: "image", and "video<stride>" where the sequence is long enough.
+        """
+        one_hot = F.one_hot(label_BSHW.long(), self.num_classes).movedim(-1, 2)
+        pair = torch.cat([one_hot.to(image_BSCHW), image_BSCHW], dim=2)
+        judged = {"image": self.image(pair.flatten(0, 1))}
+        for stride, net in zip(self.strides, self.video, strict=True):
+            span = (self.frames - 1) * stride + 1
+            if pair.shape[1] >= span:
+                judged[f"video{stride}"] = net(stacks(pair, self.frames, stride))
+        return judged
+
+
+def stacks(x_BSCHW: Tensor, frames: int, stride: int) -> Tensor:
+    """Return all stacks of ``frames`` slices ``stride`` apart, as channels (N, T*C, H, W)."""
+    span = (frames - 1) * stride + 1
+    windows = x_BSCHW.unfold(1, span, 1)[..., ::stride]  # (B, S-span+1, C, H, W, T)
+    return windows.movedim(-1, 2).flatten(0, 1).flatten(1, 2)
