@@ -23,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 SPECK_SHARE = 0.005
 """A piece smaller than this share of its label's volume is a speck: noise, not a component."""
 
-TOLERANCE = 0.02
+TOLERANCE = 0.03
 """Share of a label's volume that may be specks, holes or outside its container: less passes."""
 
 RULES = ("present", "components", "specks", "holes", "containment")

@@ -29,6 +29,9 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 KERNEL_SIGMA = 1.5
 """Standard deviation in voxels of the Gaussian kernel (Wang et al. 2004)."""
 
+VOLUME_KERNEL = 7
+"""Widest kernel in 3D."""
+
 _SETTINGS = ((11, 5), (11, 4), (7, 4), (7, 3), (5, 3), (5, 2))
 """(kernel, scales) from the published setting down to what still fits 10 voxels."""
 
@@ -53,6 +56,8 @@ def ms_ssim_setting(size: Sequence[int]) -> MsSsimSetting | None:
 
     MONAI wants `side // (scales - 1)**2 > kernel - 1`; with the published 5 scales and kernel 11
     that is 176 voxels. With fewer scales the first weights are kept and scaled to the sum 1.
+    Volumes take a kernel of at most 7, which still spans two standard deviations to each side: the
+    cost of a volume kernel grows with its cube.
 
     Args:
         size: number of voxels along each axis.
@@ -66,6 +71,8 @@ def ms_ssim_setting(size: Sequence[int]) -> MsSsimSetting | None:
     """
     side = min(size)
     for kernel, scales in _SETTINGS:
+        if len(size) == 3 and kernel > VOLUME_KERNEL:
+            continue
         if side // (scales - 1) ** 2 >= kernel and side >> (scales - 1) >= kernel:
             total = sum(WEIGHTS[:scales])
             return MsSsimSetting(kernel, scales, tuple(w / total for w in WEIGHTS[:scales]))
@@ -73,8 +80,13 @@ def ms_ssim_setting(size: Sequence[int]) -> MsSsimSetting | None:
 
 
 def ssim_kernel(size: Sequence[int]) -> int | None:
-    """Return the widest kernel of 11, 7 and 5 that fits three times into an image, None if none."""
-    return next((kernel for kernel in (11, 7, 5) if min(size) >= 3 * kernel), None)
+    """Return the widest kernel that fits three times into an image, None if none does.
+
+    Args:
+        size: number of voxels along each axis; slices take 11, 7 or 5, volumes 7 or 5.
+    """
+    kernels = (11, 7, 5) if len(size) == 2 else (VOLUME_KERNEL, 5)
+    return next((kernel for kernel in kernels if min(size) >= 3 * kernel), None)
 
 
 def paired_fidelity(
