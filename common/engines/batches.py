@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from common.engines.distributed import rank
+
 Batch = dict[str, Any]
 DrawBatch = Callable[[torch.Generator], Batch]
 
@@ -32,7 +34,8 @@ class IterationBatches:
     """
 
     def __init__(self, draw: DrawBatch, seed: int, epoch_length: int) -> None:
-        self.draw, self.seed, self.epoch_length = draw, seed, epoch_length
+        self.draw, self.epoch_length = draw, epoch_length
+        self.seed = seed + 1_000_003 * rank()  # every process of a distributed run draws its own
         self.iteration = 0
 
     def __len__(self) -> int:

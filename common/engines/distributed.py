@@ -6,6 +6,9 @@ import os
 
 import torch
 import torch.distributed as dist
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch import nn
 
 
 def start() -> None:
@@ -30,3 +33,36 @@ def local_device() -> torch.device:
 def is_first() -> bool:
     """Return whether this is the process that logs and validates."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average a module's gradients over the processes; nothing happens in a single process."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
+def rank() -> int:
+    """Return the number of this process, 0 in a single process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+class AverageGradients:
+    """Average the gradients between backward and optimiser step.
+
+    Networks start equal in all processes because the seed is; DistributedDataParallel would put
+    its own module around the network that EMA, checkpoints and weight files would have to undo.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._average)
+
+    def _average(self) -> None:
+        average_gradients(self.network)

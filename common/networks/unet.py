@@ -54,6 +54,21 @@ class Stage(nn.Module):
         return x
 
 
+class FineTail(nn.Sequential):
+    """Two convolutions at full resolution that see the input again.
+
+    The pixel-unshuffled trunk is narrower than its input; without this path the noise of single
+    pixels could not be told from the signal.
+    """
+
+    def __init__(self, channels_in: int, channels: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels, 3, padding=1),
+            nn.SiLU(),
+            zero_init(nn.Conv2d(channels, channels_out, 3, padding=1)),
+        )
+
+
 class UNet(nn.Module):
     """Time-conditioned U-Net; with ``slice_layers`` it also mixes the slices of a window.
 
@@ -117,7 +132,13 @@ class UNet(nn.Module):
             if level > 0:
                 self.up.append(Upsample(width))
         self.norm = nn.GroupNorm(norm_groups(width), width)
-        self.head = zero_init(nn.Conv2d(width, channels_out * area, 3, padding=1))
+        self.tail: nn.Module | None = None
+        if unshuffle == 1:
+            self.head = zero_init(nn.Conv2d(width, channels_out, 3, padding=1))
+        else:
+            fine = max(1, 2 * width // area)
+            self.head = nn.Conv2d(width, fine * area, 3, padding=1)
+            self.tail = FineTail(fine + channels_in, fine, channels_out)
 
     def forward(self, x_NCHW: Tensor, emb_NE: Tensor, slices: int = 1) -> Tensor:
         """Return the network output.
@@ -142,4 +163,7 @@ class UNet(nn.Module):
                 x = layer(x, skips[-1].shape[-2:])
             else:
                 x = layer(torch.cat([x, skips.pop()], dim=1), emb_NE, slices)
-        return F.pixel_shuffle(self.head(F.silu(self.norm(x))), self.unshuffle)
+        y: Tensor = self.head(F.silu(self.norm(x)))
+        if self.tail is None:
+            return y
+        return self.tail(torch.cat([F.pixel_shuffle(y, self.unshuffle), x_NCHW], dim=1))
