@@ -107,7 +107,6 @@ def train(
     data: StrPath,
     out: StrPath,
     preset: str | None = None,
-    minutes: float | None = None,
     max_iterations: int | None = None,
     resume: bool = True,
     progress: Progress | None = None,
@@ -119,7 +118,6 @@ def train(
         data: pair set of real scans.
         out: folder for checkpoints and weights.
         preset: size (tiny, small, base); None takes the pipeline's default.
-        minutes: stop each stage after this time.
         max_iterations: stop each stage after so many iterations, at least 1.
         resume: continue what ``out`` already holds.
         progress: called with (task, done, total).
@@ -137,7 +135,6 @@ def train(
         data=Path(data),
         out=Path(out),
         preset=preset,
-        minutes=minutes,
         max_iterations=max_iterations,
         resume=resume,
         progress=progress,
@@ -198,14 +195,24 @@ def generate(
     )
 
 
-def evaluate(bundle: str, *, data: StrPath, synthetic: StrPath, out: StrPath) -> Path:
-    """Measure generated pairs against real ones.
+def evaluate(
+    bundle: str,
+    *,
+    data: StrPath,
+    out: StrPath,
+    synthetic: StrPath | None = None,
+    weights: StrPath | None = None,
+    preset: str | None = None,
+) -> Path:
+    """Measure generated masks, or images made for real masks, against real scans.
 
     Args:
         bundle: what measures, ``mcdpm_mask`` for masks or ``vid2vid_image`` for images.
         data: pair set of real scans.
-        synthetic: pair set that was generated.
         out: folder for the report.
+        synthetic: pair set that was generated, for ``mcdpm_mask``.
+        weights: folder that `train` wrote, for ``vid2vid_image``; None takes those that ship.
+        preset: whose weights; None takes the bundle's default.
 
     Returns:
         The folder of the report.
@@ -215,8 +222,14 @@ def evaluate(bundle: str, *, data: StrPath, synthetic: StrPath, out: StrPath) ->
     """
     from common.pipeline import evaluate as run
 
-    run(bundle, data=Path(data), synthetic=Path(synthetic), out=Path(out))
-    return Path(out)
+    return run(
+        bundle,
+        data=Path(data),
+        out=Path(out),
+        synthetic=None if synthetic is None else Path(synthetic),
+        weights=None if weights is None else Path(weights),
+        preset=preset,
+    )
 
 
 def main() -> None:

@@ -118,7 +118,6 @@ def train(
     data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
     out_dir: OutDir,
     preset: Preset = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time.")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue what --out already holds.")] = True,
 ) -> None:
@@ -131,7 +130,6 @@ def train(
             data=data,
             out=out_dir,
             preset=preset,
-            minutes=minutes,
             max_iterations=max_iterations,
             resume=resume,
             progress=progress,
@@ -174,16 +172,20 @@ def generate(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="Such as mcdpm_mask.")],
+    bundle: Annotated[str, typer.Argument(help="mcdpm_mask, vid2vid_image.")],
     data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
-    synthetic: Annotated[Path, typer.Option(help="Pair set that was generated.")],
     out_dir: OutDir,
+    synthetic: Annotated[Path | None, typer.Option(help="Generated pair set, for masks.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="What `train` wrote.")] = None,
+    preset: Preset = None,
 ) -> None:
-    """Measure generated pairs against real ones."""
+    """Measure generated masks, or images made for real masks, against real scans."""
     from common.pipeline import evaluate as run
 
-    run(bundle, data=data, synthetic=synthetic, out=out_dir)
-    _say(f"report in {out_dir}")
+    folder = run(
+        bundle, data=data, synthetic=synthetic, out=out_dir, weights=weights, preset=preset
+    )
+    _say(f"report in {folder}")
 
 
 @app.command()
@@ -240,19 +242,22 @@ def _say(line: str) -> None:
     out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _complain(line: str) -> None:
+    err.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
 def _run(words: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(list(words) or ["--help"], prog_name="medpair", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        err.print("error: interrupted: the same command continues", markup=False, soft_wrap=True)
-        return INTERRUPTED
     except Exception as error:
         line = one_line(error)
         if line is None:
             raise
-        err.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+        _complain(line)
         return USER_ERROR
+    if code == INTERRUPTED:
+        _complain("interrupted: the same command continues")
     return code if isinstance(code, int) else 0
 
 

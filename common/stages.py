@@ -1,0 +1,87 @@
+"""Bundles opened as stages: configs, overlays of presets, weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from common.bundles import bundles_dir
+from common.engines.weights import read_card
+from common.errors import MedpairError
+from common.io.manifest import sha256
+from common.jobs import Stage
+
+
+@dataclass(frozen=True)
+class OpenedStage:
+    """A stage and what identifies it: bundle and hash of its weights."""
+
+    run: Stage
+    identity: Mapping[str, Any]
+
+
+def open_stage(bundle: str, preset: str, weights: str | Path | None = None) -> OpenedStage:
+    """Open a bundle's inference config and return its stage.
+
+    Args:
+        bundle: folder name in `bundles/`.
+        preset: size; its overlay and its weights are used.
+        weights: folder with ``<bundle>/model.pt``; None takes the weights that ship.
+
+    Raises:
+        MedpairError: if there are no weights for the preset.
+    """
+    path = weights_path(bundle, preset, weights)
+    workflow = open_workflow(bundle, "inference", preset, {"weights": str(path), "preset": preset})
+    stage: Stage = workflow.parser.get_parsed_content("stage")
+    return OpenedStage(stage, {"bundle": bundle, "weights_sha256": sha256(path)})
+
+
+def weights_path(bundle: str, preset: str, weights: str | Path | None = None) -> Path:
+    """Return the weight file of a bundle for a preset.
+
+    Raises:
+        MedpairError: if there is none.
+    """
+    if weights is not None:
+        return Path(weights) / bundle / "model.pt"
+    models = bundles_dir() / bundle / "models"
+    for path in (models / f"{preset}.pt", models / "model.pt"):
+        if path.is_file() and read_card(path).get("preset") == preset:
+            return path
+    shipped = sorted({str(read_card(p).get("preset")) for p in models.glob("*.pt")})
+    raise MedpairError(
+        f"{bundle}: no weights for preset {preset!r}, it ships {', '.join(shipped) or 'none'}; "
+        "choose one of those, or train and give --weights DIR"
+    )
+
+
+def open_workflow(
+    bundle: str, kind: str, preset: str, overrides: Mapping[str, Any]
+) -> ConfigWorkflow:
+    """Open a bundle's config with the overlay of a preset, ready to run.
+
+    Args:
+        bundle: folder name in `bundles/`.
+        kind: "train", "inference" or "evaluate".
+        preset: its overlay in ``configs/presets`` is used where there is one.
+        overrides: values by config key.
+    """
+    configs = bundles_dir() / bundle / "configs"
+    overlay = configs / "presets" / f"{preset}.yaml"
+    files = [str(configs / f"{kind}.yaml")] + ([str(overlay)] if overlay.is_file() else [])
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # its habits, no faults
+    workflow = ConfigWorkflow(
+        config_file=files,
+        meta_file=str(configs / "metadata.json"),
+        logging_file=False,
+        workflow_type="train" if kind == "train" else "infer",
+        **overrides,
+    )
+    workflow.initialize()
+    return workflow

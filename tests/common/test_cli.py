@@ -1,0 +1,222 @@
+"""The command: words become arguments, a user's mistake becomes one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from common import cli
+from common.errors import MedpairError
+
+ROOT = Path(__file__).parents[2]
+GENERATE = ["generate", "medgen3d", "--out", "o"]
+
+
+def run(words: list[str]) -> int:
+    """Run the command in this process and return its exit code."""
+    with pytest.raises(SystemExit) as done:
+        cli.main(words)
+    assert isinstance(done.value.code, int)
+    return done.value.code
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
+    module = ModuleType("common.pipeline")
+    module.__dict__.update(functions)
+    monkeypatch.setitem(sys.modules, "common.pipeline", module)
+
+
+def fails_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def generate(*_: Any, **__: Any) -> None:
+        raise error
+
+    stub(monkeypatch, generate=generate)
+
+
+def wrapped(error: Exception) -> RuntimeError:
+    """Return an error as MONAI raises it around what a config's objects raise."""
+    outer = RuntimeError("Failed to instantiate component")
+    outer.__cause__ = error
+    return outer
+
+
+def test_generate_hands_its_words_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def generate(pipeline: str, **kwargs: Any) -> Path:
+        kwargs["progress"]("volumes", 2, 2)
+        seen.update(kwargs, pipeline=pipeline)
+        return Path(kwargs["out"])
+
+    stub(monkeypatch, generate=generate)
+    words = "--n 2 --seed 7 --preset tiny --depth 48 --start 0 --weights w --stages mask,image"
+    assert run([*GENERATE, *words.split()]) == 0
+    del seen["progress"]
+    assert seen == {
+        "pipeline": "medgen3d",
+        "num": 2,
+        "seed": 7,
+        "out": Path("o"),
+        "preset": "tiny",
+        "depth": 48,
+        "start": 0,
+        "weights": Path("w"),
+        "stages": ["mask", "image"],
+        "data": None,
+    }
+    said = capsys.readouterr()
+    assert "2 pairs in o" in said.out
+    assert "volumes: 2/2" in said.err
+
+
+def test_train_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    stub(monkeypatch, train=lambda pipeline, **kwargs: seen.update(kwargs, pipeline=pipeline))
+    words = "train medgen3d --data d --out o --preset tiny --max-iterations 5 --no-resume"
+    assert run(words.split()) == 0
+    assert (seen["resume"], seen["max_iterations"]) == (False, 5)
+
+
+def test_evaluate_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    stub(monkeypatch, evaluate=lambda bundle, **kwargs: seen.update(kwargs, bundle=bundle))
+    assert run(["evaluate", "mcdpm_mask", "--data", "d", "--synthetic", "s", "--out", "o"]) == 0
+    assert seen == {
+        "bundle": "mcdpm_mask",
+        "data": Path("d"),
+        "synthetic": Path("s"),
+        "out": Path("o"),
+        "weights": None,
+        "preset": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            MedpairError("--n: 0, wanted >= 1\n  pairs; ask for one"),
+            "--n: 0, wanted >= 1 pairs; ask for one",
+        ),
+        (wrapped(wrapped(MedpairError("x: bad"))), "x: bad"),
+        (
+            FileNotFoundError(2, "No such file or directory", "a/b"),
+            "a/b: No such file or directory",
+        ),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (MedpairError("a [bold]file[/bold].nii: bad"), "a [bold]file[/bold].nii: bad"),
+        (MedpairError("y" * 300), "y" * 300),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    line: str,
+) -> None:
+    fails_with(monkeypatch, error)
+    assert run(GENERATE) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: {line}\n"
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("bug"), wrapped(ZeroDivisionError()), ValueError("bug")]
+)
+def test_our_own_error_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    fails_with(monkeypatch, error)
+    with pytest.raises(type(error)):
+        cli.main(GENERATE)
+
+
+def test_an_interrupt_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails_with(monkeypatch, KeyboardInterrupt())
+    assert run(GENERATE) == 130
+    assert capsys.readouterr().err == "error: interrupted: the same command continues\n"
+
+
+PREPARE = ["prepare", "--images", "i", "--labels", "l", "--schema", "brain4", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["generate"], ["pipeline"]),
+        (["dream"], ["dream"]),
+        ([*GENERATE, "--n", "two"], ["--n", "integer"]),
+        ([*GENERATE, "--colour", "red"], ["--colour"]),
+        ([*PREPARE, "--size", "48x40"], ["--size: found '48x40'", "DxHxW"]),
+        ([*PREPARE, "--size", "48.5x40x40"], ["--size: found '48.5x40x40'"]),
+        ([*PREPARE, "--size", "0x40x40"], ["--size: found '0x40x40'"]),
+        ([*PREPARE, "--spacing", "nan"], ["--spacing: found 'nan'", "mm"]),
+        ([*PREPARE, "--spacing", "4,4"], ["--spacing: found '4,4'"]),
+        ([*PREPARE, "--spacing", "four"], ["--spacing: found 'four'"]),
+    ],
+)
+def test_wrong_words_are_one_line_and_code_2(
+    capsys: pytest.CaptureFixture[str], words: list[str], parts: list[str]
+) -> None:
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    assert all(part in said for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "spacing"),
+    [("4", (4.0, 4.0, 4.0)), ("4x2x2", (4.0, 2.0, 2.0)), ("1,2.5,3", (1.0, 2.5, 3.0))],
+)
+def test_spacing_is_one_number_or_three(text: str, spacing: tuple[float, ...]) -> None:
+    assert cli.parse_spacing(text) == spacing
+
+
+def test_size_is_three_whole_numbers() -> None:
+    assert cli.parse_size("48x40x32") == (48, 40, 32)
+
+
+def test_prepare_export_and_info_on_phantoms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from common.data.labels import load_schema
+    from common.data.phantom import write_phantom_set
+
+    raw = write_phantom_set(tmp_path / "raw", load_schema("brain4"), (32, 32, 32), 2, 0, (4, 4, 4))
+    words = ["prepare", "--images", f"{raw.dir}/images", "--labels", f"{raw.dir}/labels"]
+    words += ["--schema", "brain4", "--size", "32x32x32", "--out", f"{tmp_path}/set"]
+    assert run([*words, "--source", "schema"]) == 0
+    assert "2 pairs in" in capsys.readouterr().out
+    assert run(["info", f"{tmp_path}/set"]) == 0
+    said = capsys.readouterr().out
+    assert "size DxHxW: 32x32x32" in said
+    assert "schema: brain4" in said
+    name = raw.ids()[0]
+    assert run(["export", f"{tmp_path}/set", name, "--out", f"{tmp_path}/back"]) == 0
+    assert (tmp_path / "back" / f"{name}_image.nii.gz").is_file()
+
+
+def test_help_is_instant_and_light(tmp_path: Path) -> None:
+    code = (
+        "import sys; from common.cli import _run; _run(['--help']);"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'monai', 'nibabel', 'scipy')))"
+    )
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "generate" in done.stdout
+    assert time.perf_counter() - began < 5  # 0.5 s on an idle machine
