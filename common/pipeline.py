@@ -167,7 +167,7 @@ def choose_stages(
     unknown = [name for name in only or () if name not in names]
     if unknown:
         raise MedpairError(
-            f"--stages: {unknown[0]!r} is unknown, wanted some of {', '.join(names)}"
+            f"--stages: {unknown[0]!r} is unknown, wanted {', '.join(names)}"
         )
     return [stage for stage in stages if only is None or stage["name"] in only]
 
