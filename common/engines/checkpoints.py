@@ -21,15 +21,14 @@ class Ema:
     Args:
         network: the trained network.
         decay: weight of the old average, in [0, 1).
-        warmup: iterations over which the decay rises from 0.
+        warmup: iterations over which the decay rises from 0.5.
 
     Source: ignite's EMAHandler, whose momentum is 1 - decay.
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.999, warmup: int = 500) -> None:
-        self.handler = EMAHandler(
-            network, momentum=1 - decay, momentum_warmup=0.5, warmup_iters=max(2, warmup)
-        )
+        self.decay, self.warmup = decay, max(2, warmup)
+        self.handler = EMAHandler(network, momentum=1 - decay)
 
     @property
     def network(self) -> nn.Module:
@@ -39,7 +38,14 @@ class Ema:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._warm_up)
         self.handler.attach(engine, event=Events.ITERATION_COMPLETED)
+
+    def _warm_up(self, engine: Engine) -> None:
+        # by the trainer's iteration: ignite's own warm-up would begin again after a resume
+        last = 1 - self.decay
+        share = (engine.state.iteration - 1) / (self.warmup - 1)
+        engine.state.ema_momentum = max(last, 0.5 + (last - 0.5) * share)
 
 
 class Position:
@@ -121,8 +127,8 @@ def load_checkpoint(path: Path, objects: Mapping[str, Any]) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         Checkpoint.load_objects(to_load=dict(objects), checkpoint=state)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise MedpairError(
             f"{path.name}: cannot be resumed ({reason}); delete it or choose another output_dir"
         ) from error
