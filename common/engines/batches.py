@@ -20,8 +20,9 @@ def iteration_generator(seed: int, iteration: int) -> torch.Generator:
 
 
 def epoch_length(max_iterations: int, longest: int = 500) -> int:
-    """Return the iterations per epoch: ``longest``, or fewer for a short run."""
-    return max(1, min(longest, max_iterations))
+    """Return the iterations per epoch, at most ``longest``, so that whole epochs make up the run."""
+    epochs = -(-max(1, max_iterations) // longest)
+    return -(-max(1, max_iterations) // epochs)
 
 
 class IterationBatches:
