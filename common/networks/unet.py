@@ -164,6 +164,6 @@ class UNet(nn.Module):
             else:
                 x = layer(torch.cat([x, skips.pop()], dim=1), emb_NE, slices)
         y: Tensor = self.head(F.silu(self.norm(x)))
-        if self.tail is None:
-            return y
-        return self.tail(torch.cat([F.pixel_shuffle(y, self.unshuffle), x_NCHW], dim=1))
+        if self.tail is not None:
+            y = self.tail(torch.cat([F.pixel_shuffle(y, self.unshuffle), x_NCHW], dim=1))
+        return y

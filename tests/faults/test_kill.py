@@ -35,7 +35,8 @@ def start(out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", SCRIPT, str(out), str(here)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    with process.stdout:
+        assert process.stdout.readline() == "ready\n"
     return process
 
 

@@ -1,0 +1,97 @@
+"""The shipped pipeline from end to end, with the weights that ship."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.bundles import bundles_dir
+from common.data.datasets import PairSet
+from common.errors import MedpairError
+from common.pipeline import generate_pipeline, read_pipeline
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.jsonl")
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def tiny_presets() -> dict[str, Any]:
+    """The pipeline's presets with one volume per batch, to save time."""
+    presets = read_pipeline("medgen3d")["presets"]
+    return {"tiny": {**presets["tiny"], "batch_volumes": 1}}
+
+
+def run(out: Path, **changes: Any) -> PairSet:
+    words: dict[str, Any] = {"preset": "tiny", "num": 1, "seed": 5, "depth": 12, "start": 4}
+    stages = read_pipeline("medgen3d")["stages"]
+    generate_pipeline("medgen3d", stages, tiny_presets(), out=out, **(words | changes))
+    return PairSet.open(out)
+
+
+def test_shipped_weights_make_brains(tmp_path: Path) -> None:
+    pairs = run(tmp_path, depth=None, start=None)
+    pair = pairs.read(pairs.ids()[0])
+    assert pair.label.shape == pair.image.shape == (48, 40, 40)
+    present = set(np.unique(pair.label))
+    assert {1, 2, 3} <= present
+    medians = [np.median(pair.image[pair.label == i]) for i in (1, 3)]
+    assert medians[0] < medians[1]  # cortex is darker than white matter on T1
+    assert (tmp_path / "contact_sheet.png").stat().st_size > 1000
+    generated = pairs.header["generated"]
+    assert set(generated["stages"]) == {"mask", "image"}
+    assert all(len(stage["weights_sha256"]) == 64 for stage in generated["stages"].values())
+
+
+def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    run(tmp_path / "b")
+    run(tmp_path / "c", seed=6)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    one, other = (PairSet.open(tmp_path / x) for x in "ac")
+    assert (one.read("s5_00000").label != other.read("s6_00000").label).any()
+
+
+def test_images_for_given_masks(tmp_path: Path) -> None:
+    masks = run(tmp_path / "a")
+    made = run(tmp_path / "b", only=["image"], data=tmp_path / "a", seed=6)
+    one, other = masks.read("s5_00000"), made.read("s6_00000")
+    np.testing.assert_array_equal(one.label, other.label)
+
+
+def test_weights_of_another_preset_are_refused(tmp_path: Path) -> None:
+    presets = {"small": read_pipeline("medgen3d")["presets"]["small"]}
+    stages = [{"name": "mask", "bundle": "mcdpm_mask"}]
+    source = bundles_dir() / "mcdpm_mask" / "models"
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "mcdpm_mask").symlink_to(source)
+    with pytest.raises(MedpairError, match="weights of preset 'tiny', wanted 'small'"):
+        generate_pipeline(
+            "medgen3d",
+            stages,
+            presets,
+            preset="small",
+            num=1,
+            seed=0,
+            out=tmp_path / "out",
+            weights=tmp_path / "w",
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_pipeline_config_runs_from_another_directory(tmp_path: Path) -> None:
+    config = bundles_dir() / "medgen3d.yaml"
+    words = ["--num", "1", "--depth", "8", "--output_dir", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), *words]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=dict(os.environ), check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert PairSet.open(tmp_path / "out").read("s0_00000").image.shape == (8, 40, 40)
