@@ -93,6 +93,55 @@ def test_known_noise_is_fixed_for_deterministic_samplers_and_fresh_for_stochasti
     assert same == [name != "ddpm" and kw.get("eta", 0) == 0] * 5
 
 
+@pytest.mark.parametrize("name", ["ddim", "dpm_solver_pp_2m", "rectified_flow"])
+def test_a_jump_back_starts_a_new_trajectory_with_new_known_noise(
+    schedule_for: Any, name: str
+) -> None:
+    schedule, noises = schedule_for(name), []
+    noise = NoiseStream(4, [0], 1, [0], (64,), dtype=F64)
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        noises.append(x_t / schedule.alpha_sigma(int(t[0]))[1])
+        return torch.zeros_like(x_t)
+
+    zeros, mask = torch.zeros(64, dtype=F64), torch.ones(64, dtype=torch.bool)
+    overlap, timesteps = KnownSlices(zeros, mask, resample=2, jump=2), timesteps_for(name, 5)
+    options: dict[str, Any] = {"noise": noise, "prediction": "x0", "overlap": overlap}
+    sample(name, network, noise(0, "init"), schedule, timesteps, **options)
+    # the walk is 0 1 (2 back to 0) 0 1 2 3 (4 back to 2) 2 3 4
+    change = [not torch.allclose(a, b) for a, b in pairwise(noises)]
+    assert change == [False, True, False, False, False, True, False, False]
+
+
+def test_the_solver_forgets_its_history_when_it_jumps_back() -> None:
+    """Each call predicts its own number, so a step of second order would show the previous one."""
+    schedule, timesteps, calls = cosine(), select_timesteps(1000, 5), []
+    states: list[Tensor] = []
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        calls.append((x_t, int(t[0])))
+        return torch.full_like(x_t, float(len(calls)))
+
+    zeros = torch.zeros(1, 2, dtype=F64)
+    overlap = KnownSlices(zeros, torch.zeros(2, dtype=torch.bool), resample=2, jump=2)
+    sample(
+        "dpm_solver_pp_2m",
+        network,
+        zeros,
+        schedule,
+        timesteps,
+        noise=lambda *_: zeros,
+        prediction="x0",
+        overlap=overlap,
+        on_step=lambda move, t, x: states.append(x),
+    )
+    x_t, t = calls[6]  # the first call after the jump from stop 4 back to stop 2, move 7
+    assert t == timesteps[2]
+    (a_t, s_t), (a_s, s_s) = (schedule.alpha_sigma(timesteps[i]) for i in (2, 3))
+    first_order = s_s / s_t * x_t + (a_s - s_s / s_t * a_t) * 7
+    assert torch.allclose(states[8], first_order)
+
+
 @pytest.mark.parametrize(("name", "kw"), ALL)
 def test_windows_of_a_denoiser_that_sees_the_known_slices_give_the_law_of_the_volume(
     gaussian: Any, schedule_for: Any, name: str, kw: dict[str, float]

@@ -228,7 +228,7 @@ def test_hooks_see_every_level_and_the_network_every_timestep(schedule_for: Any,
         assert t.shape == (2,)
         assert t.dtype == torch.int64
         called.append(int(t[0]))
-        return torch.zeros_like(x, dtype=torch.bfloat16)
+        return torch.zeros_like(x)
 
     x_0 = sample(
         name,
@@ -242,8 +242,20 @@ def test_hooks_see_every_level_and_the_network_every_timestep(schedule_for: Any,
     clean = 0 if name == "rectified_flow" else -1
     assert called == list(timesteps)
     assert seen == list(enumerate([*timesteps[1:], clean]))
-    assert x_0.dtype == torch.float32  # an autocast network does not lower the state's precision
     assert not x_0.requires_grad
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_an_autocast_network_loses_precision_only_inside_itself(
+    schedule_for: Any, name: str
+) -> None:
+    def run(dtype: torch.dtype) -> Tensor:
+        start = torch.tensor([[0.3, -1.7, 2.2]])
+        arguments = (start, schedule_for(name), timesteps_for(name, 4))
+        network = lambda x, _: torch.full_like(x, 0.75, dtype=dtype)  # noqa: E731
+        return sample(name, network, *arguments, noise=lambda *_: start)
+
+    assert torch.equal(run(torch.bfloat16), run(torch.float32))
 
 
 def test_deterministic_samplers_draw_nothing_and_stochastic_ones_once_per_noisy_step(
