@@ -1,0 +1,73 @@
+"""What `medpair info` tells, and where the bundles are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import bundles, info
+from common.errors import MedpairError
+
+METADATA = {"version": "0.1.0", "task": "Generate masks", "description": "Masks, slice by slice"}
+PIPELINE = """
+preset: tiny
+presets:
+  tiny: {schema: brain4, size: [48, 40, 40], spacing: [4.0, 4.0, 4.0]}
+  small: {schema: brain4, size: [96, 80, 80], spacing: [2.0, 2.0, 2.5]}
+stages:
+  - {name: mask, bundle: stage_a}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder with one bundle and one pipeline, and let it be the bundles folder."""
+    for name in ("configs", "models"):
+        (tmp_path / "stage_a" / name).mkdir(parents=True)
+    (tmp_path / "stage_a" / "configs" / "metadata.json").write_text(json.dumps(METADATA))
+    torch.save({"w": torch.zeros(1 << 18)}, tmp_path / "stage_a" / "models" / "model.pt")
+    torch.save({}, tmp_path / "stage_a" / "models" / "small.pt")
+    (tmp_path / "chain.yaml").write_text(PIPELINE)
+    for module in (bundles, info):
+        monkeypatch.setattr(module, "bundles_dir", lambda: tmp_path)
+    return tmp_path
+
+
+def test_the_real_bundles_are_found() -> None:
+    assert {"mcdpm_mask", "vid2vid_image"} <= set(bundles.bundles())
+    assert "medgen3d" in bundles.pipelines()
+
+
+def test_a_bundle_tells_its_presets(folder: Path) -> None:
+    rows = dict(info.describe("stage_a"))
+    assert rows["task"] == "Generate masks"
+    assert rows["weights"] == "default (1.1 MB), small (0.0 MB)"
+    assert list(bundles.presets("stage_a")) == ["default", "small"]
+
+
+def test_a_pipeline_tells_its_presets_and_stages(folder: Path) -> None:
+    rows = dict(info.describe("chain"))
+    assert rows["preset tiny"] == "brain4, 48x40x40 of 4x4x4 mm, the default"
+    assert rows["preset small"] == "brain4, 96x80x80 of 2x2x2.5 mm"
+    assert rows["bundle"] == "stage_a"
+
+
+def test_the_installation_tells_what_there_is(folder: Path) -> None:
+    rows = dict(info.describe())
+    assert (rows["pipelines"], rows["bundles"]) == ("chain", "stage_a")
+    assert "brain4" in rows["schemas"].split(", ")
+
+
+def test_an_unknown_name_tells_the_known_ones(folder: Path) -> None:
+    with pytest.raises(MedpairError, match=r"found 'nothing', wanted .*chain, stage_a"):
+        info.describe("nothing")
+    with pytest.raises(MedpairError, match=r"found 'nothing', wanted one of stage_a"):
+        bundles.presets("nothing")
+
+
+def test_a_folder_that_is_no_pair_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MedpairError, match=r"no dataset\.json"):
+        info.describe(tmp_path)
