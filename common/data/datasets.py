@@ -296,7 +296,7 @@ def _visible(directory: Path) -> list[str]:
 
 
 def _same_settings(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    for key in sorted({*old, *new}, key=lambda k: (k == "schema", k)):
+    for key in sorted({*old, *new}, key=lambda k: (k == "schema", k != "name", k)):
         if old.get(key) != new.get(key):
             seen, wanted = (_brief(header.get(key)) for header in (old, new))
             raise MedpairError(

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -298,10 +299,15 @@ def _check_references(schema: LabelSchema, names: set[str]) -> None:
         )
 
 
+def _schema_folder() -> Traversable:
+    return files(__package__) / "schemas"
+
+
 def schema_names() -> tuple[str, ...]:
     """Names of the schemas that ship with the package, sorted."""
-    folder = files("common.data").joinpath("schemas")
-    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml")))
+    return tuple(
+        sorted(f.name[:-5] for f in _schema_folder().iterdir() if f.name.endswith(".yaml"))
+    )
 
 
 def load_schema(name_or_path: str | Path) -> LabelSchema:
@@ -318,26 +324,28 @@ def load_schema(name_or_path: str | Path) -> LabelSchema:
     """
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml", ".json")):
-        source = Path(text)
-        if not source.is_file():
+        if not Path(text).is_file():
             raise MedpairError(f"{text}: no such schema file; correct the path")
-        content = source.read_text(encoding="utf-8")
-    elif text in schema_names():
-        content = (
-            files("common.data").joinpath("schemas", f"{text}.yaml").read_text(encoding="utf-8")
-        )
-    else:
+        return _parse(Path(text).read_text(encoding="utf-8"), text)
+    if text not in schema_names():
         raise MedpairError(
             f"schema '{text}' is unknown; choose {', '.join(schema_names())} or give a .yaml file"
         )
+    return _shipped(text)
+
+
+@cache
+def _shipped(name: str) -> LabelSchema:
+    return _parse((_schema_folder() / f"{name}.yaml").read_text(encoding="utf-8"), name)
+
+
+def _parse(content: str, origin: str) -> LabelSchema:
     try:
         data = yaml.safe_load(content)
     except yaml.YAMLError as error:
-        raise MedpairError(
-            f"{text}: not YAML ({str(error).splitlines()[0]}); correct it"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise MedpairError(f"{origin}: not YAML ({reason}); correct it") from error
     if not isinstance(data, dict):
-        raise MedpairError(
-            f"{text}: holds a {type(data).__name__}, wanted the keys of a label schema"
-        )
-    return LabelSchema.from_dict(data, origin=text)
+        kind = type(data).__name__
+        raise MedpairError(f"{origin}: holds a {kind}, wanted the keys of a label schema")
+    return LabelSchema.from_dict(data, origin=origin)

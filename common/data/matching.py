@@ -40,7 +40,8 @@ def match_files(
         labels: folder of masks; may be the same one.
         image_pattern: file name with `{id}`, for example "{id}_T1.nii.gz". Without it: every
             volume, in a shared folder every one whose name does not end in a word like "labels"
-            or "seg"; the ending that all names share (from its `_`, `-` or `.` on) is not part of the id.
+            or "seg"; the ending that all names share (from its `_`, `-` or `.` on) is not part of
+            the id.
         label_pattern: the same for masks.
 
     Returns:

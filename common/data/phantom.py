@@ -1,7 +1,7 @@
 """Paired phantoms: plausible anatomy that varies with the seed, at any size, in milliseconds."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from common.data.matching import split_persons
 from common.data.views import to_dhw, triple_to_dhw, triple_to_ras
 from common.errors import MedpairError
 from common.io.manifest import versions
+from common.progress import Progress
 
 _TRUNK_MM, _HEAD_MM = (384.0, 320.0, 288.0), (160.0, 192.0, 160.0)  # field of view in R, A, S
 _FIELD_OF_VIEW = {"thorax7": _TRUNK_MM, "abdomen4": _TRUNK_MM}
@@ -132,7 +133,7 @@ def write_phantom_set(
     spacing: Sequence[float] | None = None,
     *,
     holdout: float = 0.2,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> PairSet:
     """Write a pair set of phantoms; pairs that it already holds are kept.
 
@@ -144,7 +145,7 @@ def write_phantom_set(
         seed: the first one.
         spacing: mm (D, H, W); None takes `phantom_spacing`.
         holdout: share of pairs kept back for validation.
-        progress: called with (pairs done, n, id).
+        progress: called with ("phantom", pairs done, n).
 
     Returns:
         The pair set.
@@ -167,5 +168,5 @@ def write_phantom_set(
             record = {"split": splits[identity], "seed": own_seed, "versions": versions()}
             pairset.write(Pair(identity, image, label, affine), record)
         if progress:
-            progress(done, n, identity)
+            progress("phantom", done, n)
     return pairset

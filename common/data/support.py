@@ -43,7 +43,8 @@ def ct_body(image_hu: np.ndarray) -> np.ndarray:
         bool (R, A, S). Each axial slice is filled on its own, because lungs that the scan cuts off
         above or below are open in 3D.
     """
-    dense = ndimage.binary_opening(image_hu > _BODY_HU, iterations=2)
+    in_plane = ndimage.generate_binary_structure(2, 1)[:, :, None]  # 3D would round the scan's ends
+    dense = ndimage.binary_opening(image_hu > _BODY_HU, in_plane, iterations=2)
     body = largest_component(dense)
     for z in range(body.shape[2]):
         body[:, :, z] = ndimage.binary_fill_holes(body[:, :, z])
