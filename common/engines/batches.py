@@ -20,7 +20,7 @@ def iteration_generator(seed: int, iteration: int) -> torch.Generator:
 
 
 def epoch_length(max_iterations: int, longest: int = 500) -> int:
-    """Return the iterations per epoch, at most ``longest``, so that whole epochs make up the run."""
+    """Return iterations per epoch, at most ``longest``, so that whole epochs make up the run."""
     epochs = -(-max(1, max_iterations) // longest)
     return -(-max(1, max_iterations) // epochs)
 
