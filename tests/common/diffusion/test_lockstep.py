@@ -42,8 +42,6 @@ def test_rows_are_a_slots_own(several: list[WindowPlan]) -> None:
 @given(plans())
 def test_a_volume_meets_the_same_rounds_with_any_neighbours(several: list[WindowPlan]) -> None:
     alone = [[(p.row, p.window) for p in b.windows] for b in lockstep(several[:1])]
-    mixed = [
-        [(p.row, p.window) for p in b.windows if p.slot == 0] for b in lockstep(several)
-    ]
+    mixed = [[(p.row, p.window) for p in b.windows if p.slot == 0] for b in lockstep(several)]
     assert mixed[: len(alone)] == alone
     assert not any(mixed[len(alone) :])

@@ -23,7 +23,7 @@ LENGTH, EPOCHS = 4, 3
 Objects = dict[str, nn.Module | torch.optim.Optimizer]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that ends between two iterations."""
 
 
@@ -63,10 +63,10 @@ def kill_at(trainer: Engine, iteration: int) -> None:
     """Let a run die after an iteration."""
 
     def die() -> None:
-        raise Killed
+        raise KilledError
 
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=iteration), die)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run_trainer(trainer)
 
 
