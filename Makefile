@@ -57,7 +57,8 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.setup
-	$(BIN)/python docs/benchmarks/generate_cpu.py --out $(OUT)/bench
+	rm -rf $(OUT)/bench
+	$(BIN)/python docs/benchmarks/generate.py --out $(OUT)/bench
 
 train-tiny: $(VENV)/.setup
 	@test -d "$(MEDPAIR_DATA)/brain_oasis" || { echo "error: MEDPAIR_DATA='$(MEDPAIR_DATA)' holds no folder brain_oasis: set it to the folder of real scans"; exit 1; }
