@@ -24,7 +24,7 @@ from common.io.lock import exclusive
 from common.io.manifest import versions
 from common.io.nifti import write_volume
 from common.progress import Progress, silent
-from common.usage import Usage
+from common.io.usage import Usage
 
 Stage = Callable[[PairBatch], PairBatch]
 Triple = tuple[int, int, int]

@@ -1,6 +1,5 @@
 """From a folder of scans and masks to a pair set."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from common.data.views import to_dhw, triple_to_dhw, triple_to_ras
 from common.errors import MedpairError
 from common.io.manifest import sha256, versions
 from common.io.nifti import read_geometry, read_volume
-from common.io.usage import peak_mib
+from common.io.usage import Usage
 from common.progress import Progress, silent
 
 
@@ -137,12 +136,12 @@ def _write_set(
         inputs = {"image": scan.image.name, "image_sha256": sha256(scan.image)}
         inputs |= {"label": scan.label.name, "label_sha256": sha256(scan.label)}
         if pairset is None or not _is_done(pairset, scan, inputs):
-            started = time.perf_counter()
+            usage = Usage()
             pair, record = _prepare_scan(scan, s)
             # the folder appears with the first good pair: wrong input leaves nothing behind
             pairset = pairset or _create(out, s, spacing)
             pairset.write(pair, {**record, "source": {**inputs, **record["source"]}})
-            pairset.log(_cost(scan.id, time.perf_counter() - started))
+            pairset.log({"stage": "prepare", "id": scan.id, **usage.measured()})
         progress("prepare", done, len(scans))
     assert pairset is not None  # match_files returns at least one scan
     return pairset
@@ -159,11 +158,6 @@ def _is_done(pairset: PairSet, scan: Scan, inputs: dict[str, str]) -> bool:
     record = pairset.record(scan.id)
     same = {key: record.get("source", {}).get(key) for key in inputs} == inputs
     return same and (record["person"], record["split"]) == (scan.person, scan.split)
-
-
-def _cost(identity: str, seconds: float) -> dict[str, Any]:
-    cost = {"seconds": round(seconds, 3), "peak_mib": peak_mib()}
-    return {"stage": "prepare", "id": identity, **cost}
 
 
 def _prepare_scan(scan: Scan, s: Settings) -> tuple[Pair, dict[str, Any]]:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from common.usage import Usage
+from common.io.usage import Usage
 
 
 def test_seconds_and_peak_memory_cover_the_work() -> None:
