@@ -23,8 +23,8 @@ from common.errors import MedpairError
 from common.io.lock import exclusive
 from common.io.manifest import versions
 from common.io.nifti import write_volume
-from common.progress import Progress, silent
 from common.io.usage import Usage
+from common.progress import Progress, silent
 
 Stage = Callable[[PairBatch], PairBatch]
 Triple = tuple[int, int, int]
