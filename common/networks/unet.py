@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.errors import MedpairError
 from common.networks.blocks import (
     Downsample,
     ResBlock,
@@ -151,6 +152,12 @@ class UNet(nn.Module):
         Returns:
             (N, channels_out, H, W).
         """
+        height, width = x_NCHW.shape[-2:]
+        if height % self.unshuffle or width % self.unshuffle:
+            raise MedpairError(
+                f"slices of {height}x{width}, wanted multiples of {self.unshuffle}; "
+                "change size or network_def#unshuffle"
+            )
         x = self.stem(F.pixel_unshuffle(x_NCHW, self.unshuffle))
         skips = [x]
         for layer in self.down:

@@ -34,9 +34,11 @@ class Modes:
     condition_slices: int | None = None
 
     def __post_init__(self) -> None:
-        total = self.forward + self.backward + self.unconditional
-        if abs(total - 1) > 1e-6:
-            raise MedpairError(f"modes: p_F + p_B + p_U is {total:g}, wanted 1; correct the config")
+        shares = (self.forward, self.backward, self.unconditional)
+        if abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
+            raise MedpairError(
+                f"modes: p_F, p_B, p_U are {shares}, wanted 0..1 with sum 1; correct the config"
+            )
 
     def draw(self, window: int, generator: torch.Generator) -> Tensor:
         """Return which of the ``window`` slices are condition slices, bool (S,)."""
@@ -118,6 +120,12 @@ class WindowBatches:
             raise MedpairError(
                 f"a training mask has {shallow} slices, wanted at least window={window}; "
                 "prepare deeper volumes or set a smaller window"
+            )
+        n = modes.condition_slices if modes else None
+        if window < 2 or (n is not None and not 1 <= n < window):
+            raise MedpairError(
+                f"window is {window} and modes#condition_slices {n}, wanted window >= 2 and null "
+                "or 1..window-1; correct the config"
             )
         self.volumes, self.window, self.batch_size = volumes, window, batch_size
         self.modes, self.boundary_noise = modes or Modes(), boundary_noise

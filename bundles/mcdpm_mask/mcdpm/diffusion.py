@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from common.diffusion.schedules import NoiseSchedule, Prediction, add_noise, training_target
 from common.engines.batches import iteration_generator
+from common.errors import MedpairError
 from mcdpm.codec import LabelCodec
-
 
 MaskPrediction = Literal["eps", "x0", "v", "logits"]
 
@@ -40,6 +40,13 @@ class MaskDiffusion:
     prediction: MaskPrediction = "logits"
     noise_emphasis: float = 1.0
     condition_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.prediction == "logits" and self.codec.channels == 1:
+            raise MedpairError(
+                "prediction is 'logits' with a label code of one channel; "
+                "use label_code one_hot, or predict 'v', 'x0' or 'eps'"
+            )
 
     @property
     def sampled_prediction(self) -> Prediction:

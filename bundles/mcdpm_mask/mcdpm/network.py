@@ -80,6 +80,7 @@ class MaskDenoiser(nn.Module):
         Returns:
             (B, S, C, H, W); the values on condition slices carry no meaning.
         """
+        self._check(x_BSCHW)
         b, s = x_BSCHW.shape[:2]
         if self.slice_mode == "channels":
             emb = self.embed(timesteps_B, self._scalars(position_B2))
@@ -93,6 +94,15 @@ class MaskDenoiser(nn.Module):
         emb = self.embed(timesteps_B.repeat_interleave(s, 0), self._scalars(position))
         x = x_BSCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return torch.unflatten(self.unet(x, emb, slices=s), 0, (b, s))
+
+    def _check(self, x_BSCHW: Tensor) -> None:
+        s, c = x_BSCHW.shape[1], x_BSCHW.shape[2] - 1
+        if c != self.code_channels or (self.slice_mode == "channels" and s != self.window):
+            raise MedpairError(
+                f"the network got windows of {s} slices with {c} code channels, wanted "
+                f"{self.window} and {self.code_channels}; make window, label_code and num_classes "
+                "fit network_def"
+            )
 
     def _scalars(self, position_N2: Tensor) -> Tensor:
         return position_N2[:, :1] if self.position == "first_slice" else position_N2

@@ -29,6 +29,7 @@ def training_volumes(
     ranges: WarpRanges | None = None,
     seed: int = 0,
     flip: bool = True,
+    num_classes: int | None = None,
 ) -> AugmentedVolumes:
     """Return the masks of a pair set at the network's in-plane size, to be deformed and mirrored.
 
@@ -40,16 +41,18 @@ def training_volumes(
         ranges: ranges of the deformation.
         seed: fixes the deformations.
         flip: mirror left and right with label swap; W must be the left-right axis.
+        num_classes: number of classes that the label code is for, compared with the schema's.
 
     Raises:
-        MedpairError: if the split is empty or of another schema.
+        MedpairError: if the split is empty, or of another schema or number of classes.
     """
     if not data.labels:
         raise MedpairError("the data set has no pair in this split; prepare one with more persons")
-    if data.schema.name != schema:
+    if data.schema.name != schema or num_classes not in (None, data.schema.num_classes):
         raise MedpairError(
-            f"the data set is of schema {data.schema.name!r}, the config of {schema!r}; set "
-            f"schema, num_classes ({data.schema.num_classes}) and network_def#code_channels to fit"
+            f"the data set is of schema {data.schema.name!r} with {data.schema.num_classes} "
+            f"classes, the config of {schema!r} with {num_classes or 'as many'}; set schema, "
+            "num_classes and network_def#code_channels to fit"
         )
     classes = data.schema.num_classes
     height, width = size
