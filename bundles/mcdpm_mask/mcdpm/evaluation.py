@@ -62,7 +62,8 @@ def read_masks(folder: Path, schema: LabelSchema) -> list[npt.NDArray[np.uint8]]
         pairset = PairSet.open(folder)
         if pairset.schema.name != schema.name:
             raise MedpairError(
-                f"{folder}: schema {pairset.schema.name}, wanted {schema.name}; generate that schema"
+                f"{folder}: schema {pairset.schema.name}, wanted {schema.name}; "
+                "generate that schema"
             )
     files = sorted((folder / "labels").glob("*.nii.gz"))
     if not files:
