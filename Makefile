@@ -24,11 +24,11 @@ help:
 
 setup: $(VENV)/.setup
 
-$(BIN)/python:
+$(BIN)/pip:
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found: install one, or make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing into $(VENV), once (2-3 minutes)"
 	$(PIP_INSTALL) -e ".[test]"
 	@touch $@
