@@ -24,7 +24,7 @@ GEOMETRY = Geometry("brain4", (6, 8, 8), (4.0, 4.0, 4.0), INTENSITY, batch_volum
 
 def masks(batch: PairBatch) -> PairBatch:
     """Labels that depend on seed and volume number alone."""
-    shape = dict(volume=batch.volumes, stage=9, window=[0] * len(batch.volumes), step=0)
+    shape = {"volume": batch.volumes, "stage": 9, "window": [0] * len(batch.volumes), "step": 0}
     noise = normal(batch.seed, shape=batch.size, **shape)  # type: ignore[arg-type]
     return replace(batch, label_VDHW=(noise * 2).abs().clamp(max=5).to(torch.uint8))
 
