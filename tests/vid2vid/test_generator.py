@@ -18,7 +18,12 @@ def inputs(network: SliceGenerator, batch: int = 3, size: tuple[int, int] = (12,
     window = network.past_labels + 1 + network.ahead_labels
     label = torch.randint(network.num_classes, (batch, window, *size), dtype=torch.uint8)
     past = torch.rand(batch, network.past_images, network.image_channels, *size) * 2 - 1
-    return label, past, torch.ones(batch, network.past_images, dtype=torch.bool), torch.rand(batch, 2)
+    return (
+        label,
+        past,
+        torch.ones(batch, network.past_images, dtype=torch.bool),
+        torch.rand(batch, 2),
+    )
 
 
 def set_motion(network: SliceGenerator, weight: float) -> None:
@@ -40,7 +45,7 @@ def test_shapes_and_ranges(make_generator: Make, channels: int, size: tuple[int,
     assert out.weight.shape == (3, 1, *size)
     assert out.raw.abs().max() <= 1
     assert out.flow.abs().max() <= network.max_flow
-    assert (0 <= out.weight.min()) & (out.weight.max() <= 1)
+    assert (out.weight.min() >= 0) & (out.weight.max() <= 1)
     assert out.image.dtype == torch.float32
 
 
@@ -89,7 +94,9 @@ def test_samples_of_a_batch_do_not_meet(make_generator: Make) -> None:
     has[1] = False
     together = network(label, past, has, position).image
     for k in range(3):
-        alone = network(label[k : k + 1], past[k : k + 1], has[k : k + 1], position[k : k + 1]).image
+        alone = network(
+            label[k : k + 1], past[k : k + 1], has[k : k + 1], position[k : k + 1]
+        ).image
         assert torch.allclose(together[k : k + 1], alone, atol=1e-5)
 
 

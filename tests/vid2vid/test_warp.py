@@ -42,8 +42,17 @@ def test_the_flow_has_gradients() -> None:
     assert flow.grad[:, :, 1:-2, 1:-2].abs().min() > 0
 
 
+def test_a_flow_that_is_not_a_number_does_not_crash() -> None:
+    flow = torch.full((1, 2, 4, 4), float("nan"), requires_grad=True)
+    out = warp(torch.ones(1, 1, 4, 4, requires_grad=True), flow)
+    out.sum().backward()
+    assert torch.isfinite(out).all()
+
+
 def test_blend_is_the_texture_at_weight_one_and_the_past_at_zero() -> None:
     raw, past = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     assert torch.equal(blend(raw, past, torch.ones(2, 1, 4, 4)), raw)
     assert torch.equal(blend(raw, past, torch.zeros(2, 1, 4, 4)), past)
-    assert torch.allclose(blend(raw, past, torch.full((2, 1, 4, 4), 0.25)), 0.25 * raw + 0.75 * past)
+    assert torch.allclose(
+        blend(raw, past, torch.full((2, 1, 4, 4), 0.25)), 0.25 * raw + 0.75 * past
+    )

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+from common.errors import MedpairError
+
 Judgement = list[list[Tensor]]
+NORMS: dict[str, tuple[str, dict[str, bool]] | None] = {
+    "none": None,
+    "spectral": None,
+    "instance": ("instance", {"affine": False}),
+}
+LEAK = 0.2
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -27,7 +35,7 @@ class MultiScaleDiscriminator(nn.Module):
         channels: filters of the first layer.
         num_scales: image scales.
         num_layers: layers per net after the first; the net halves the size that many times.
-        spectral: spectral norm on every convolution instead of instance norm.
+        norm: "none", "spectral" or "instance". Instance norm hides how strong texture is.
 
     Source: pix2pixHD (1711.11585) §3.2; Vid2Vid (1808.06601) §3.1.
     """
@@ -38,19 +46,22 @@ class MultiScaleDiscriminator(nn.Module):
         channels: int = 32,
         num_scales: int = 2,
         num_layers: int = 2,
-        spectral: bool = True,
+        norm: str = "none",
     ) -> None:
         super().__init__()
-        norm = ("instance", {"affine": False}) if not spectral else None
+        if norm not in NORMS:
+            raise MedpairError(f"d_norm is {norm!r}; want one of {sorted(NORMS)}")
         self.nets = nn.ModuleList(
             PatchDiscriminator(
-                2, channels, channels_in, num_layers_d=num_layers, norm=norm, bias=spectral
+                2, channels, channels_in, num_layers_d=num_layers, norm=NORMS[norm], bias=True
             )
             for _ in range(num_scales)
         )
-        if spectral:
-            for module in list(self.nets.modules()):
-                if isinstance(module, nn.Conv2d):
+        for module in list(self.nets.modules()):
+            if isinstance(module, nn.Conv2d):
+                # MONAI's initial 0.02 is for nets with batch norm; without, signals would vanish
+                nn.init.kaiming_normal_(module.weight, a=LEAK)
+                if norm == "spectral":
                     spectral_norm(module)
 
     def forward(self, x_NCHW: Tensor) -> Judgement:
@@ -73,7 +84,9 @@ class Discriminators(nn.Module):
         image_channels: C.
         frames: slices T of a stack.
         strides: slice strides of the video discriminators; () for none.
-        channels, num_scales, num_layers, spectral: see `MultiScaleDiscriminator`.
+        channels, num_scales, num_layers, norm: see `MultiScaleDiscriminator`.
+        detail: gain of an extra input, the image without its local mean; 0 for none. Blur is then
+            plain to see, which else takes thousands of iterations to learn.
 
     Source: Vid2Vid (1808.06601) §3.1; the paper's video discriminator sees flows, ours labels.
     """
@@ -87,13 +100,16 @@ class Discriminators(nn.Module):
         channels: int = 32,
         num_scales: int = 2,
         num_layers: int = 2,
-        spectral: bool = True,
+        norm: str = "none",
+        detail: float = 4.0,
     ) -> None:
         super().__init__()
+        self.detail = detail
         self.num_classes, self.frames, self.strides = num_classes, frames, tuple(strides)
-        options = (channels, num_scales, num_layers, spectral)
-        self.image = MultiScaleDiscriminator(num_classes + image_channels, *options)
-        stacked = frames * (num_classes + image_channels)
+        options = (channels, num_scales, num_layers, norm)
+        judged = num_classes + image_channels * (2 if detail else 1)
+        self.image = MultiScaleDiscriminator(judged, *options)
+        stacked = frames * judged
         self.video = nn.ModuleList(MultiScaleDiscriminator(stacked, *options) for _ in strides)
 
     def forward(self, image_BSCHW: Tensor, label_BSHW: Tensor) -> dict[str, Judgement]:
@@ -107,13 +123,23 @@ class Discriminators(nn.Module):
             Judgements by name: "image", and "video<stride>" where the sequence is long enough.
         """
         one_hot = F.one_hot(label_BSHW.long(), self.num_classes).movedim(-1, 2)
-        pair = torch.cat([one_hot.to(image_BSCHW), image_BSCHW], dim=2)
+        parts = [one_hot.to(image_BSCHW), image_BSCHW]
+        if self.detail:
+            parts.append(self.detail * details(image_BSCHW))
+        pair = torch.cat(parts, dim=2)
         judged = {"image": self.image(pair.flatten(0, 1))}
         for stride, net in zip(self.strides, self.video, strict=True):
             span = (self.frames - 1) * stride + 1
             if pair.shape[1] >= span:
                 judged[f"video{stride}"] = net(stacks(pair, self.frames, stride))
         return judged
+
+
+def details(image_BSCHW: Tensor) -> Tensor:
+    """Return what a slice has beyond its mean over 3 x 3 pixels."""
+    slices = image_BSCHW.flatten(0, 1)
+    mean = F.avg_pool2d(slices, 3, stride=1, padding=1, count_include_pad=False)
+    return (slices - mean).view_as(image_BSCHW)
 
 
 def stacks(x_BSCHW: Tensor, frames: int, stride: int) -> Tensor:

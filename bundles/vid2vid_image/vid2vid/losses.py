@@ -131,7 +131,7 @@ def perceptual_loss(path: str | None) -> nn.Module:
     if path is None or not Path(path).is_file():
         raise MedpairError(
             f"perceptual_weights is {path!r}; want a file with a ResNet-50 state dict, or set "
-            "weights#perceptual to 0"
+            "loss_weights#perceptual to 0"
         )
     loss: nn.Module = PerceptualLoss(
         2, network_type="resnet50", pretrained=True, pretrained_path=path

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
+from scipy.ndimage import uniform_filter
 
 from common.data.labels import LabelSchema
 from common.data.pictures import image_rows, label_rows, save_rows
@@ -28,7 +30,8 @@ class FidelityReport:
 
     Writes `<name>.png` (rows of masks, real image, generated image) and `<name>.json` (everything
     that `evaluate_images` returns); puts the mean scores in 3D into `engine.state.metrics`:
-    ms_ssim, ssim, psnr (dB) and median_error (mean over labels).
+    ms_ssim, ssim, psnr (dB), median_error (mean over labels) and detail_ratio (local contrast of
+    generated over real images; below 1 they are blurred).
 
     Args:
         schema: the labels' schema.
@@ -74,6 +77,9 @@ class FidelityReport:
         report = evaluate_images(made, real, labels, names, self.schema)
         orders = [intensity_order(i, m, self.schema) for i, m in zip(made, labels, strict=True)]
         report["intensity_order"] = dict(zip(names, orders, strict=True))
+        report["detail_ratio"] = float(
+            np.mean([detail(i) / detail(r) for i, r in zip(made, real, strict=True)])
+        )
         scores = summary(report)
         engine.state.metrics.update(scores)
         stem = f"{self.batches.iteration:06d}" if self.batches is not None else "evaluation"
@@ -90,10 +96,16 @@ def summary(report: dict[str, Any]) -> dict[str, float]:
     """Return the mean 3D scores and the mean error of the label medians, where they are numbers."""
     found = {key: report["mean"]["3D"][key] for key in SCORES}
     errors = [entry["median"] for entry in report["intensity"].values()]
+    found["detail_ratio"] = report["detail_ratio"]
     numbers = [e for e in errors if isinstance(e, float)]
     if numbers:
         found["median_error"] = float(np.mean(numbers))
     return {key: value for key, value in found.items() if isinstance(value, float)}
+
+
+def detail(image: npt.NDArray[np.float32]) -> float:
+    """Return the mean distance of an image's voxels from the mean of their 3 x 3 x 3 neighbours."""
+    return float(np.abs(image - uniform_filter(image, 3)).mean())
 
 
 class VolumePairs(torch.utils.data.Dataset[dict[str, Any]]):

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ignite.distributed as dist
 import torch
 from torch import Tensor
 
@@ -107,9 +106,7 @@ class SequenceBatches(IterationBatches):
         while True:
             iteration = self.iteration
             self.iteration += 1
-            # every process of a distributed run draws other sequences
-            number = iteration * dist.get_world_size() + dist.get_rank()
-            batch = self.dataset.batch(iteration, iteration_generator(self.seed, number))
+            batch = self.dataset.batch(iteration, iteration_generator(self.seed, iteration))
             yield {"sequences": batch, "iteration": iteration, "seed": self.seed}
 
 

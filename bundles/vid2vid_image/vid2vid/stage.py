@@ -9,7 +9,6 @@ from torch import Tensor
 
 from common.data.pairs import PairBatch
 from common.diffusion.rng import STAGES, normal
-from common.engines.weights import load_weights
 from common.errors import MedpairError
 from vid2vid.generator import SliceGenerator
 from vid2vid.inferers import VolumeInferer
@@ -70,26 +69,3 @@ class ImageStage:
         )
         mean, factor = self.network.style_mean.cpu(), self.network.style_factor.cpu()
         return torch.clamp(mean + noise @ factor, -1, 1)
-
-
-def load_generator(
-    network: SliceGenerator,
-    weights: str,
-    schema: str,
-    preset: str,
-    device: torch.device | str = "cpu",
-) -> SliceGenerator:
-    """Return the generator with its weights, in eval mode on a device.
-
-    Args:
-        network: `network_def`.
-        weights: the weight file.
-        schema: label schema, compared with the weights' card.
-        preset: preset, compared with the weights' card.
-        device: where it will run.
-
-    Raises:
-        MedpairError: if the weights are missing, damaged or do not fit.
-    """
-    load_weights(network, weights, schema=schema, preset=preset)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

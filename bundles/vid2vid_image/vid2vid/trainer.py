@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import ignite.distributed as dist
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
+from common.engines.distributed import average_gradients
 from common.engines.inferers import precision_context
 from vid2vid.discriminator import Discriminators
 from vid2vid.inferers import SequenceInferer
@@ -65,7 +65,6 @@ class Vid2VidTrainer(Trainer):
             handlers=train_handlers,
             decollate=False,
         )
-        self.add_event_handler(Events.STARTED, _equal_start, [network, discriminators])
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Tensor]:
         batch: SequenceBatch = batchdata["sequences"].to(self.state.device)
@@ -90,7 +89,6 @@ class Vid2VidTrainer(Trainer):
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.optimizer.zero_grad()
         torch.autograd.backward(terms["g_loss"])
-        _average_gradients(self.network)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.optimizer.step()
         share = output.weight.detach().mean()
@@ -105,28 +103,6 @@ class Vid2VidTrainer(Trainer):
         loss = self.loss.adversarial.discriminator(fake, real)
         self.d_optimizer.zero_grad()
         torch.autograd.backward(loss)
-        _average_gradients(self.discriminators)
+        average_gradients(self.discriminators)
         self.d_optimizer.step()
         return loss.detach()
-
-
-def _average_gradients(module: nn.Module) -> None:
-    """Average the gradients over the processes of a distributed run.
-
-    DistributedDataParallel expects one forward per backward; a sequence has one per slice.
-    """
-    if dist.get_world_size() == 1:
-        return
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            parameter.grad.copy_(dist.all_reduce(parameter.grad) / dist.get_world_size())
-
-
-def _equal_start(modules: Sequence[nn.Module]) -> None:
-    """Give all processes the weights of the first."""
-    if dist.get_world_size() == 1:
-        return
-    with torch.no_grad():
-        for module in modules:
-            for value in (*module.parameters(), *module.buffers()):
-                value.copy_(dist.broadcast(value.contiguous(), src=0))

@@ -29,6 +29,8 @@ def warp(image_BCHW: Tensor, flow_B2HW: Tensor) -> Tensor:
     columns = torch.arange(width, device=device)[None, :] + flow_B2HW[:, 1].float()
     # half-pixel convention: a size of one pixel stays defined
     grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], dim=-1)
+    # grid_sample's backward pass crashes on NaN; the loss shows it instead and stops the training
+    grid = grid.nan_to_num(0.0).clamp(-2, 2)
     with torch.autocast(image_BCHW.device.type, enabled=False):
         return F.grid_sample(image_BCHW.float(), grid, padding_mode="border", align_corners=False)
 
