@@ -48,6 +48,11 @@ class Ema:
         engine.state.ema_momentum = max(last, 0.5 + (last - 0.5) * share)
 
 
+def keep_average(ema: Ema) -> Ema:
+    """Return the average itself, for handler lists: MONAI's checks want a ``_target_`` per entry."""
+    return ema
+
+
 class Position:
     """The trainer's iteration as a checkpoint entry; without epochs, so a run can be extended."""
 
