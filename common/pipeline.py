@@ -166,9 +166,7 @@ def choose_stages(
     names = [stage["name"] for stage in stages]
     unknown = [name for name in only or () if name not in names]
     if unknown:
-        raise MedpairError(
-            f"--stages: {unknown[0]!r} is unknown, wanted {', '.join(names)}"
-        )
+        raise MedpairError(f"--stages: {unknown[0]!r} is unknown, wanted {', '.join(names)}")
     return [stage for stage in stages if only is None or stage["name"] in only]
 
 

@@ -126,9 +126,7 @@ def test_without_adversarial_terms_the_discriminators_rest(
 def test_training_learns_the_image_from_the_labels(
     make_trainer: Callable[..., tuple[Vid2VidTrainer, dict[str, Any]]], tmp_path: Path
 ) -> None:
-    trainer, _ = make_trainer(
-        tmp_path, 40, schedule=60, adversarial=0.0, feature_matching=0.0
-    )
+    trainer, _ = make_trainer(tmp_path, 40, schedule=60, adversarial=0.0, feature_matching=0.0)
     seen: list[float] = []
     losses = lambda e: seen.append(float(e.state.output["l1"]))  # noqa: E731
     trainer.add_event_handler(Events.ITERATION_COMPLETED, losses)
