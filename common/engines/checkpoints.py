@@ -49,7 +49,7 @@ class Ema:
 
 
 def keep_average(ema: Ema) -> Ema:
-    """Return the average itself, for handler lists: MONAI's checks want a ``_target_`` per entry."""
+    """Return the average itself: MONAI wants a ``_target_`` in every entry of a handler list."""
     return ema
 
 
