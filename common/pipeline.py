@@ -13,7 +13,7 @@ from common.data.datasets import PairSet
 from common.errors import MedpairError
 from common.jobs import Geometry, Job, run_stages
 from common.progress import Progress, silent
-from common.stages import open_stage, open_workflow, weights_path
+from common.stages import open_stage, open_workflow, plain_errors, weights_path
 
 
 def generate(
@@ -209,7 +209,8 @@ def train(
         }
         if max_iterations is not None:
             overrides["max_iterations"] = max_iterations
-        open_workflow(stage["bundle"], "train", preset, overrides).run()
+        with plain_errors():
+            open_workflow(stage["bundle"], "train", preset, overrides).run()
         (progress or silent)(f"train {stage['name']}", index + 1, len(stages))
 
 
@@ -265,5 +266,6 @@ def evaluate(
     chosen = preset or str(keys.get("preset", ""))
     if "weights" in keys:
         overrides["weights"] = str(weights_path(bundle, chosen, weights))
-    open_workflow(bundle, "evaluate", chosen, overrides).run()
+    with plain_errors():
+        open_workflow(bundle, "evaluate", chosen, overrides).run()
     return Path(out)

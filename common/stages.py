@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,23 @@ def open_stage(bundle: str, preset: str, weights: str | Path | None = None) -> O
     """
     path = weights_path(bundle, preset, weights)
     workflow = open_workflow(bundle, "inference", preset, {"weights": str(path), "preset": preset})
-    stage: Stage = workflow.parser.get_parsed_content("stage")
+    with plain_errors():
+        stage: Stage = workflow.parser.get_parsed_content("stage")
     return OpenedStage(stage, {"bundle": bundle, "weights_sha256": sha256(path)})
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise the `MedpairError` of a config's object itself, out of MONAI's wrapping."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MedpairError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def weights_path(bundle: str, preset: str, weights: str | Path | None = None) -> Path:
