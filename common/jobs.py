@@ -120,7 +120,7 @@ def run_stages(
             batch = _run_batch(stages, batch, pairset, progress or silent, index, len(groups))
             for slot, volume in enumerate(volumes):
                 if volume in missing:
-                    _write_pair(pairset, job, batch, slot)
+                    _write_pair(pairset, job, batch, slot, settings)
         if missing:
             contact_sheet(pairset, job.out / "contact_sheet.png")
     return pairset
@@ -170,7 +170,9 @@ def _run_batch(
     return batch
 
 
-def _write_pair(pairset: PairSet, job: Job, batch: PairBatch, slot: int) -> None:
+def _write_pair(
+    pairset: PairSet, job: Job, batch: PairBatch, slot: int, settings: Mapping[str, Any]
+) -> None:
     if batch.label_VDHW is None or batch.image_VDHW is None:
         lacking = "masks" if batch.label_VDHW is None else "images"
         raise MedpairError(
@@ -193,6 +195,7 @@ def _write_pair(pairset: PairSet, job: Job, batch: PairBatch, slot: int) -> None
         "volume": batch.volumes[slot],
         "start": batch.start[slot] if batch.start else None,
         "intensity": {key: job.geometry.intensity[key] for key in ("lower", "upper")},
+        "parameters": dict(settings),
         "versions": versions("medpair", "torch", "monai", "numpy"),
     }
     pairset.write(pair, record)

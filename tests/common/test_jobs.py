@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,20 @@ def test_seconds_and_memory_stand_in_the_log_only(tmp_path: Path) -> None:
     assert [line["stage"] for line in lines] == ["mask", "image"]
     assert all(line["seconds"] >= 0 and line["peak_memory_gb"] > 0 for line in lines)
     assert "seconds" not in (tmp_path / "manifest.jsonl").read_text()
+
+
+def test_every_line_of_the_manifest_says_what_made_its_pair(tmp_path: Path) -> None:
+    pairs = run_stages(STAGES, job(tmp_path, 2, start=1), {"preset": "tiny"})
+    for volume, identity in enumerate(pairs.ids()):
+        record = pairs.record(identity)
+        assert (record["source"], record["seed"], record["volume"]) == ("generated", 7, volume)
+        assert record["parameters"] == {
+            "preset": "tiny",
+            "seed": 7,
+            "start": 1,
+            "batch_volumes": 2,
+        }
+        assert record["versions"]["torch"] == version("torch")
 
 
 def test_masks_of_a_pair_set_replace_the_mask_stage(tmp_path: Path) -> None:
