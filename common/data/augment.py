@@ -94,10 +94,3 @@ def warp_labels(label_DHW: Tensor, grid_SHW3: Tensor, num_classes: int) -> Tenso
         of_class = (label_DHW.numpy() == k).astype(np.float32)
         map_coordinates(of_class, places, output=scores[k], order=3, mode="nearest")
     return torch.from_numpy(scores.argmax(axis=0).astype(np.uint8))
-
-
-def warp_image(image_DHW: Tensor, grid_SHW3: Tensor) -> Tensor:
-    """Return the linearly deformed image (S, H, W); outside the volume its minimum."""
-    low = image_DHW.min()
-    moved = F.grid_sample((image_DHW - low)[None, None], grid_SHW3[None], align_corners=True)
-    return moved[0, 0] + low
