@@ -9,8 +9,8 @@ import torch
 
 from common.data.datasets import Arrays
 from common.data.labels import load_schema
+from common.data.slice_augment import AugmentRanges, Change
 from common.errors import MedpairError
-from vid2vid.augment import AugmentRanges, Change
 from vid2vid.sequences import (
     Cut,
     SequenceBatches,

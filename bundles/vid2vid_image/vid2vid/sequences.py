@@ -14,9 +14,7 @@ import torch
 from torch import Tensor
 
 from common.data.datasets import Arrays
-from common.engines.batches import Batch, IterationBatches, iteration_generator
-from common.errors import MedpairError
-from vid2vid.augment import (
+from common.data.slice_augment import (
     AugmentRanges,
     Change,
     change_confidence,
@@ -26,6 +24,8 @@ from vid2vid.augment import (
     change_values,
     draw_change,
 )
+from common.engines.batches import Batch, IterationBatches, iteration_generator
+from common.errors import MedpairError
 from vid2vid.flow import ReferenceFlow, cached_flows
 from vid2vid.generator import SliceGenerator
 from vid2vid.style import fit_styles, label_medians

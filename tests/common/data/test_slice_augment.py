@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from vid2vid.augment import (
+from common.data.slice_augment import (
     AugmentRanges,
     Change,
     change_confidence,
