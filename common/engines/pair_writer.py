@@ -21,10 +21,12 @@ class PairWriter:
         data: the masks that images are generated for.
         dataset_dir: where they come from; a pair set gives the affines.
         output_dir: folder of the new pair set.
+        generated_by: name of the bundle, for `dataset.json`.
     """
 
-    def __init__(self, data: Arrays, dataset_dir: str, output_dir: str) -> None:
+    def __init__(self, data: Arrays, dataset_dir: str, output_dir: str, generated_by: str) -> None:
         self.data, self.dataset_dir, self.output_dir = data, dataset_dir, Path(output_dir)
+        self.generated_by = generated_by
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -36,9 +38,13 @@ class PairWriter:
         if not self.dataset_dir.startswith("phantom:"):
             self.source = PairSet.open(self.dataset_dir)
         intensity = {"method": "generated"} if self.source is None else self.source.intensity
-        info = {"generated_by": "vid2vid_image"}
         self.made = PairSet.create(
-            self.output_dir, self.data.schema, self.data.spacing, None, intensity, **info
+            self.output_dir,
+            self.data.schema,
+            self.data.spacing,
+            None,
+            intensity,
+            generated_by=self.generated_by,
         )
 
     def _write(self, engine: Engine) -> None:

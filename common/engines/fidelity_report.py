@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
-from scipy.ndimage import uniform_filter
 
 from common.data.labels import LabelSchema
 from common.data.pictures import image_rows, label_rows, save_rows
 from common.engines.batches import IterationBatches
 from common.io.atomic import write_json
+from common.metrics.detail import detail_ratio
 from common.metrics.fidelity import evaluate_images
 from common.metrics.intensity import intensity_order
+from common.metrics.values import mean_of
 
 SCORES = ("ms_ssim", "ssim", "psnr")
 
@@ -77,9 +77,8 @@ class FidelityReport:
         report = evaluate_images(made, real, labels, names, self.schema)
         orders = [intensity_order(i, m, self.schema) for i, m in zip(made, labels, strict=True)]
         report["intensity_order"] = dict(zip(names, orders, strict=True))
-        report["detail_ratio"] = float(
-            np.mean([detail(i) / detail(r) for i, r in zip(made, real, strict=True)])
-        )
+        ratios = [detail_ratio(i, r) for i, r in zip(made, real, strict=True)]
+        report["detail_ratio"] = mean_of(ratios, "the real images are flat")
         scores = summary(report)
         engine.state.metrics.update(scores)
         stem = f"{self.batches.iteration:06d}" if self.batches is not None else "evaluation"
@@ -101,11 +100,6 @@ def summary(report: dict[str, Any]) -> dict[str, float]:
     if numbers:
         found["median_error"] = float(np.mean(numbers))
     return {key: value for key, value in found.items() if isinstance(value, float)}
-
-
-def detail(image: npt.NDArray[np.float32]) -> float:
-    """Return the mean distance of an image's voxels from the mean of their 3 x 3 x 3 neighbours."""
-    return float(np.abs(image - uniform_filter(image, 3)).mean())
 
 
 class VolumePairs(torch.utils.data.Dataset[dict[str, Any]]):
