@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
+from common.metrics.floor import check_persons
 from common.metrics.realism import scored_labels
 from common.metrics.values import mean_of, number
 
@@ -120,11 +121,7 @@ def different_person_dice(
     Raises:
         MedpairError: if the persons do not match the masks, the shapes differ, or there is no mask.
     """
-    if len(persons) != len(real):
-        raise MedpairError(
-            f"persons: {len(persons)} for {len(real)} real masks, one each wanted; list a person "
-            "per mask"
-        )
+    check_persons(persons, len(real), "masks")
     ids = [item.id for item in scored_labels(schema)]
     dice = pairwise_dice(real, real, ids)
     if mirror:

@@ -13,6 +13,13 @@ from skimage.measure import label as connected
 
 from common.data.labels import Label, LabelSchema
 from common.errors import MedpairError
+from common.metrics.floor import (
+    Split,
+    against_floor,
+    check_persons,
+    person_splits,
+    without_floor,
+)
 from common.metrics.values import Value, mean_of, not_computed
 
 LabelMap = npt.NDArray[np.uint8]
@@ -177,8 +184,8 @@ def mask_realism(
     _check_sets(generated, real, persons)
     columns = _columns([mask_statistics(m, schema, spacing) for m in generated])
     real_columns = _columns([mask_statistics(m, schema, spacing) for m in real])
-    splits = _splits(len(generated), persons, repeats, seed)
-    statistics = {key: _against_floor(columns[key], real_columns[key], splits) for key in columns}
+    splits = person_splits(len(generated), persons, repeats, seed)
+    statistics = {key: _numbers(columns[key], real_columns[key], splits) for key in columns}
     return {
         "n_generated": len(generated),
         "n_real": len(real),
@@ -198,58 +205,19 @@ def _check_sets(
             f"masks: {len(generated)} generated and {len(real)} real, at least 1 of each wanted; "
             "give the folders of two pair sets that hold pairs"
         )
-    if len(persons) != len(real):
-        raise MedpairError(
-            f"persons: {len(persons)} for {len(real)} real masks, one each wanted; list a person "
-            "per mask"
-        )
+    check_persons(persons, len(real), "masks")
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Floats]:
     return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
 
-Split = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]
-
-
-def _splits(n_generated: int, persons: Sequence[str], repeats: int, seed: int) -> list[Split]:
-    """Draw (generated, real first half, real second half), all of one size; [] for one person."""
-    names = np.array(persons)
-    unique = np.unique(names)
-    if unique.size < 2:
-        return []
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(repeats):
-        order = rng.permutation(unique)
-        first = rng.permutation(np.flatnonzero(np.isin(names, order[: unique.size // 2])))
-        second = rng.permutation(np.flatnonzero(np.isin(names, order[unique.size // 2 :])))
-        drawn.append((rng.permutation(n_generated), first, second))
-    size = min(min(len(part) for part in split) for split in drawn)
-    return [(g[:size], a[:size], b[:size]) for g, a, b in drawn]
-
-
-def _against_floor(generated: Floats, real: Floats, splits: Sequence[Split]) -> dict[str, Value]:
-    """Return distance, floor and ratio of one statistic; maps without a value are left out."""
+def _numbers(generated: Floats, real: Floats, splits: Sequence[Split]) -> dict[str, Value]:
+    """Compare one statistic; maps without a value are left out."""
     if not splits:
-        reason = not_computed("the real-vs-real floor needs at least 2 persons")
-        return {
-            "distance": _distance(generated, real),
-            "floor": reason,
-            "floor_p95": reason,
-            "ratio": reason,
-        }
-    distances = [_distance(generated[g], real[b]) for g, _, b in splits]
-    floors = [_distance(real[a], real[b]) for _, a, b in splits]
-    distance, floor = mean_of(distances, _ABSENT), mean_of(floors, _ABSENT)
-    numbers = [f for f in floors if not isinstance(f, str)]
-    p95: Value = float(np.percentile(numbers, 95)) if numbers else floor
-    return {
-        "distance": distance,
-        "floor": floor,
-        "floor_p95": p95,
-        "ratio": _ratio(distance, floor),
-    }
+        return without_floor(_distance(generated, real))
+    triples = [(generated[g], real[a], real[b]) for g, a, b in splits]
+    return against_floor(_distance, triples, _ABSENT)
 
 
 _ABSENT = "the label is absent from every mask of one of the sets"
@@ -260,15 +228,6 @@ def _distance(a: Floats, b: Floats) -> Value:
     if not a.size or not b.size:
         return not_computed(_ABSENT)
     return float(wasserstein_distance(a, b))
-
-
-def _ratio(distance: Value, floor: Value) -> Value:
-    for value in (distance, floor):
-        if isinstance(value, str):
-            return value
-    if floor == 0:
-        return not_computed("the floor is 0: the real masks do not vary in this statistic")
-    return float(distance) / float(floor)
 
 
 def _mean_ratios(statistics: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
