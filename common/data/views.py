@@ -16,6 +16,7 @@ T = TypeVar("T")
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 _DHW_OF_RAS: dict[str, tuple[int, int, int]] = {"AP": (1, 2, 0), "SI": (2, 1, 0)}
+_PLANES = ("sagittal", "coronal", "axial")  # normal to R, A and S
 
 
 def _order(slice_axis: str) -> tuple[int, int, int]:
@@ -97,3 +98,28 @@ def ras_affine(
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -spacing * (size - 1) / 2
     return affine
+
+
+def view_names(slice_axis: str) -> tuple[str, str, str]:
+    """Return the planes normal to D, H and W: "axial", "coronal" and "sagittal" in some order."""
+    first, second, third = _order(slice_axis)
+    return _PLANES[first], _PLANES[second], _PLANES[third]
+
+
+def to_slices(volume: Tensor, axis: int) -> Tensor:
+    """View volumes (V, C, D, H, W) as slices normal to an axis.
+
+    Args:
+        volume: (V, C, D, H, W).
+        axis: 0 for D, 1 for H, 2 for W.
+
+    Returns:
+        A view (V, n, C, a, b) with n slices along the axis; a and b are the other two axes in
+        their order. No data are copied.
+    """
+    return volume.movedim(2 + axis, 1)
+
+
+def from_slices(slices: Tensor, axis: int) -> Tensor:
+    """View slices (V, n, C, a, b) as volumes (V, C, D, H, W), the inverse of `to_slices`."""
+    return slices.movedim(1, 2 + axis)

@@ -48,3 +48,24 @@ class IterationBatches:
             self.iteration += 1
             batch = self.draw(iteration_generator(self.seed, iteration))
             yield batch | {"iteration": iteration, "seed": self.seed}
+
+
+class FixedBatches:
+    """A few batches that are equal at every validation.
+
+    Args:
+        draw: makes a batch from a generator.
+        count: number of batches.
+        seed: fixes what is drawn.
+    """
+
+    def __init__(self, draw: DrawBatch, count: int = 8, seed: int = 1_000_003) -> None:
+        self.draw, self.count, self.seed = draw, count, seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in range(self.count):
+            batch = self.draw(iteration_generator(self.seed, index))
+            yield batch | {"iteration": index, "seed": self.seed}

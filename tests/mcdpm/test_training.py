@@ -9,10 +9,10 @@ from PIL import Image
 
 from common.data.datasets import Arrays, load_arrays
 from common.data.labels import load_schema
-from common.engines.batches import IterationBatches
+from common.engines.batches import FixedBatches, IterationBatches
 from common.errors import MedpairError
 from mcdpm.batches import WindowBatches
-from mcdpm.training import SamplePicture, ValidationWindows, training_volumes
+from mcdpm.training import SamplePicture, training_volumes
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_an_empty_split_is_refused(arrays: Arrays) -> None:
 
 def test_validation_windows_are_the_same_every_time(arrays: Arrays) -> None:
     source = training_volumes(arrays, "brain4", (12, 10), copies=0, flip=False)
-    windows = ValidationWindows(WindowBatches(source, 6, 4), count=3)
+    windows = FixedBatches(WindowBatches(source, 6, 4), count=3)
     first, second = list(windows), list(windows)
     assert len(windows) == len(first) == 3
     for a, b in zip(first, second, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,9 @@ from common.data.datasets import Arrays
 from common.data.labels import LabelSchema
 from common.data.pictures import label_rows, save_rows
 from common.data.resize import resize_labels
-from common.engines.batches import Batch, IterationBatches, iteration_generator
+from common.engines.batches import IterationBatches
 from common.errors import MedpairError
-from mcdpm.batches import AugmentedVolumes, WindowBatches
+from mcdpm.batches import AugmentedVolumes
 from mcdpm.sampler import MaskSampler
 
 
@@ -59,27 +58,6 @@ def training_volumes(
     labels = [resize_labels(torch.from_numpy(x), (height, width), classes) for x in data.labels]
     lut = torch.from_numpy(np.asarray(data.schema.flip_lut)) if flip else None
     return AugmentedVolumes(labels, lut, classes, copies, ranges or WarpRanges(), seed)
-
-
-class ValidationWindows:
-    """A fixed set of batches, equal at every validation.
-
-    Args:
-        draw: makes the batches.
-        count: number of batches.
-        seed: fixes windows and noise.
-    """
-
-    def __init__(self, draw: WindowBatches, count: int = 8, seed: int = 1_000_003) -> None:
-        self.draw, self.count, self.seed = draw, count, seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Batch]:
-        for index in range(self.count):
-            batch = self.draw(iteration_generator(self.seed, index))
-            yield batch | {"iteration": index, "seed": self.seed}
 
 
 class SamplePicture:

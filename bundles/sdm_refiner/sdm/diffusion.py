@@ -1,0 +1,98 @@
+"""What the semantic diffusion model is fed and asked for in training.
+
+N slices, C image channels, M mask channels, a, b slice size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.diffusion.schedules import NoiseSchedule, Prediction, add_noise, training_target
+from common.engines.batches import iteration_generator
+from common.errors import MedpairError
+
+
+@dataclass(frozen=True)
+class SliceDiffusion:
+    """The diffusion of slices.
+
+    Args:
+        schedule: noise schedule.
+        prediction: what the network puts out: "eps" (paper), "v" or "x0".
+        noise_emphasis: exponent k > 0; t is drawn with density proportional to t^(k-1), so k < 1
+            trains the low noise levels, at which a refiner works, more often (paper: 1).
+        mask_dropout: share of slices trained without a mask, for guidance (paper: 0.2).
+    """
+
+    schedule: NoiseSchedule
+    prediction: Prediction = "eps"
+    noise_emphasis: float = 1.0
+    mask_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.mask_dropout <= 1 or self.noise_emphasis <= 0:
+            raise MedpairError(
+                f"mask_dropout {self.mask_dropout}, noise_emphasis {self.noise_emphasis}; want "
+                "0..1 and above 0; correct the config"
+            )
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return ``count`` time steps in 0..T-1, int64."""
+        uniform = torch.rand(count, generator=generator) ** (1 / self.noise_emphasis)
+        return (uniform * self.schedule.T).long().clamp(max=self.schedule.T - 1)
+
+
+class PrepareSliceBatch:
+    """MONAI ``prepare_batch``: noisy slices in, the training target out.
+
+    Args:
+        diffusion: schedule and prediction type.
+        num_classes: K; masks become one-hot.
+
+    Source: SDM (2207.00050) §3.1 and §3.3; DDPM (2006.11239) Algorithm 1.
+    """
+
+    def __init__(self, diffusion: SliceDiffusion, num_classes: int) -> None:
+        self.diffusion, self.num_classes = diffusion, num_classes
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, str], dict[str, Any]]:
+        """Return (x_t, target, (t, mask, position, view), {})."""
+        d = self.diffusion
+        generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
+        x_0 = batchdata["image"]
+        t = d.draw_timesteps(len(x_0), generator)
+        eps = torch.randn(x_0.shape, generator=generator)
+        kept = torch.rand(len(x_0), generator=generator) >= d.mask_dropout
+        x_t = add_noise(d.schedule, x_0, eps, t)
+        target = training_target(d.schedule, x_0, eps, t, d.prediction)
+        label, position = batchdata["label"], batchdata["position"]
+        x_t, target, t, kept, label, position = (
+            value.to(device, non_blocking=non_blocking)
+            for value in (x_t, target, t, kept, label, position)
+        )
+        mask = F.one_hot(label.long(), self.num_classes).movedim(-1, 2).flatten(1, 2).float()
+        mask = mask * kept[:, None, None, None]
+        return x_t, target, (t.float(), mask, position, batchdata["view"]), {}
+
+
+class SliceLoss(nn.Module):
+    """Mean squared error of the prediction.
+
+    Source: DDPM (2006.11239), eq. 14.
+    """
+
+    def forward(self, prediction_NCab: Tensor, target_NCab: Tensor) -> Tensor:
+        """Return the scalar loss."""
+        return F.mse_loss(prediction_NCab, target_NCab)

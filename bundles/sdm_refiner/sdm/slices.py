@@ -1,0 +1,162 @@
+"""Slices of volumes in three views: training batches, label windows, positions.
+
+V volumes, D, H, W volume size, N slices, n slices along an axis, C image channels, L mask slices
+in the window, a, b slice size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.data.datasets import Arrays
+from common.data.labels import LabelSchema
+from common.data.slice_augment import AugmentRanges, change_images, change_labels, draw_change
+from common.data.views import to_slices, view_names
+from common.engines.batches import Batch
+from common.errors import MedpairError
+
+BACKGROUND = -1.0
+
+
+def pad_to_multiple(volume: Tensor, multiple: int, value: float) -> Tensor:
+    """Return volumes (..., D, H, W) padded at the ends of the last three axes.
+
+    Args:
+        volume: images or labels.
+        multiple: every size becomes a multiple of it.
+        value: of the added voxels.
+    """
+    pad = [side for n in reversed(volume.shape[-3:]) for side in (0, -n % multiple)]
+    return F.pad(volume, pad, value=value) if any(pad) else volume
+
+
+def label_windows(label_VDHW: Tensor, axis: int, context: int) -> Tensor:
+    """Return for every slice along an axis its labels and those of its neighbours.
+
+    Args:
+        label_VDHW: labels, any integer type.
+        axis: 0 for D, 1 for H, 2 for W.
+        context: neighbours on each side; the first and last slices repeat.
+
+    Returns:
+        (V, n, L, a, b) with L = 2 * context + 1, the slice itself in the middle.
+    """
+    slices = to_slices(label_VDHW[:, None], axis)[:, :, 0]
+    n = slices.shape[1]
+    window = torch.arange(n)[:, None] + torch.arange(-context, context + 1)
+    return slices[:, window.clamp(0, n - 1)]
+
+
+def slice_positions(n: int) -> Tensor:
+    """Return k/n and 1/n of every slice k, (n, 2)."""
+    k = torch.arange(n, dtype=torch.float32)
+    return torch.stack([k / n, torch.full_like(k, 1 / n)], dim=1)
+
+
+class SliceBatches:
+    """Draw batches of slices, all of one view; views take turns at random.
+
+    Args:
+        data: pairs in memory; volumes of different size are padded with background.
+        schema: name of the label schema that the config is for.
+        num_classes: K of the network.
+        batch_size: slices N per batch.
+        mask_context: mask slices on each side of a slice.
+        stride: slices are padded to multiples of it.
+        augment: random changes; None for none.
+        views: the views to draw from.
+
+    Raises:
+        MedpairError: if the data are of another schema or number of classes, or a view is unknown.
+    """
+
+    def __init__(
+        self,
+        data: Arrays,
+        schema: str,
+        num_classes: int,
+        batch_size: int,
+        mask_context: int = 0,
+        stride: int = 8,
+        augment: AugmentRanges | None = None,
+        views: tuple[str, ...] | list[str] = ("axial", "coronal", "sagittal"),
+    ) -> None:
+        check_schema(data.schema, schema, num_classes)
+        self.planes = view_names(data.schema.slice_axis)
+        unknown = [view for view in views if view not in self.planes]
+        if unknown:
+            raise MedpairError(f"view {unknown[0]!r} is unknown; want {', '.join(self.planes)}")
+        self.views, self.batch_size, self.context = tuple(views), batch_size, mask_context
+        self.augment, self.stride = augment, stride
+        self.flip_lut = torch.as_tensor(data.schema.flip_lut)
+        self.num_classes = num_classes
+        self.image, self.label = stack_volumes(data, stride)
+
+    def __call__(self, generator: torch.Generator) -> Batch:
+        """Return one batch.
+
+        Returns:
+            ``image`` (N, C, a, b) in [-1, 1], ``label`` windows (N, L, a, b) uint8, ``position``
+            (N, 2) and ``view``.
+        """
+        view = self.views[int(torch.randint(len(self.views), (), generator=generator))]
+        rows = [self._one(self.planes.index(view), generator) for _ in range(self.batch_size)]
+        image, label, position = (torch.stack(column) for column in zip(*rows, strict=True))
+        return {"image": image, "label": label, "position": position, "view": view}
+
+    def _one(self, axis: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        volume = int(torch.randint(len(self.image), (), generator=generator))
+        n = self.label.shape[1 + axis]
+        k = int(torch.randint(n, (), generator=generator))
+        window = (torch.arange(-self.context, self.context + 1) + k).clamp(0, n - 1)
+        image = self.image[volume].select(1 + axis, k)[None]
+        label = self.label[volume].index_select(axis, window).movedim(axis, 0)
+        if self.augment is not None:
+            image, label = self._changed(image, label, axis, generator)
+        return image[0], label, slice_positions(n)[k]
+
+    def _changed(
+        self, image_1Cab: Tensor, label_Lab: Tensor, axis: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        assert self.augment is not None
+        change = draw_change(self.augment, generator)
+        if axis == 2:  # a mirrored sagittal slice is the same slice with left and right exchanged
+            if change.mirror:
+                label_Lab = self.flip_lut[label_Lab.long()].flip(0)
+            change = replace(change, mirror=False)
+        label = change_labels(label_Lab, change, self.flip_lut, self.num_classes)
+        return change_images(image_1Cab, change), label
+
+
+def stack_volumes(data: Arrays, stride: int) -> tuple[Tensor, Tensor]:
+    """Return images (V, C, D, H, W) in [-1, 1] and labels (V, D, H, W), padded with background.
+
+    Args:
+        data: images in about [0, 1], (D, H, W) or (C, D, H, W).
+        stride: sizes become multiples of it, at least those of the largest volume.
+    """
+    largest = [max(label.shape[axis] for label in data.labels) for axis in range(3)]
+
+    def grow(volume: Tensor, value: float) -> Tensor:
+        missing = [a - b for a, b in zip(largest, volume.shape[-3:], strict=True)]
+        pad = [side for count in reversed(missing) for side in (0, count)]
+        return pad_to_multiple(F.pad(volume, pad, value=value), stride, value)
+
+    images = [torch.as_tensor(image).float() * 2 - 1 for image in data.images]
+    images = [image[None] if image.ndim == 3 else image for image in images]
+    labels = [torch.as_tensor(label) for label in data.labels]
+    image = torch.stack([grow(i.clamp(-1, 1), BACKGROUND) for i in images])
+    return image, torch.stack([grow(label, 0) for label in labels])
+
+
+def check_schema(found: LabelSchema, schema: str, num_classes: int) -> None:
+    """Raise MedpairError unless the data's schema is the one that the config names."""
+    if found.name != schema or found.num_classes != num_classes:
+        raise MedpairError(
+            f"dataset: schema {found.name!r} ({found.num_classes} classes), the config is for "
+            f"{schema!r} ({num_classes}); set schema and num_classes to fit"
+        )

@@ -1,0 +1,96 @@
+"""Spatially adaptive normalisation (SPADE): the mask scales and shifts the features.
+
+N slices, C channels, M mask channels, E embedding width, H height, W width. A modulation is a
+(N, 2C, H, W) tensor of scales and shifts. It depends on the mask alone, not on the time step, so
+it can be computed once per slice and kept over all steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.networks.blocks import norm_groups, zero_init
+
+
+class Spade(nn.Module):
+    """Group normalisation whose scale and shift are maps made from the mask.
+
+    Args:
+        channels: feature channels C.
+        mask_channels: mask channels M.
+        hidden: channels between the two mask convolutions (paper: 128).
+        groups: normalisation groups (paper: 32).
+
+    Source: Park et al., SPADE (1903.07291), eq. 1, with the group normalisation of Wang et al.,
+    SDM (2207.00050), §3.2.
+    """
+
+    def __init__(self, channels: int, mask_channels: int, hidden: int, groups: int = 4) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups(channels, groups), channels, affine=False)
+        self.shared = nn.Conv2d(mask_channels, hidden, 3, padding=1)
+        self.maps = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
+
+    def modulation(self, mask_NMHW: Tensor) -> Tensor:
+        """Return scales 1 + gamma and shifts beta, (N, 2C, H, W), of mask (N, M, H, W)."""
+        gamma, beta = self.maps(F.relu(self.shared(mask_NMHW))).chunk(2, dim=1)
+        maps = torch.cat([1 + gamma, beta], dim=1)
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x_NCHW: Tensor, modulation: Tensor) -> Tensor:
+        """Return the normalised features times the scales plus the shifts."""
+        scale, shift = modulation.chunk(2, dim=1)
+        modulated: Tensor = torch.addcmul(shift, self.norm(x_NCHW).to(scale.dtype), scale)
+        return modulated
+
+
+class SpadeResBlock(nn.Module):
+    """Residual block with two SPADE norms; the second is also scaled and shifted by the time.
+
+    Args:
+        channels_in: input channels.
+        channels_out: output channels.
+        embedding: width E of the time embedding.
+        mask_channels: mask channels M.
+        hidden: channels inside the SPADE branches.
+        dropout: drop probability before the second convolution.
+
+    Source: Wang et al., SDM (2207.00050), §3.2 and fig. 3c.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding: int,
+        mask_channels: int,
+        hidden: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_in = Spade(channels_in, mask_channels, hidden)
+        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.modulate = nn.Linear(embedding, 2 * channels_out)
+        self.norm_out = Spade(channels_out, mask_channels, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.skip = (
+            nn.Conv2d(channels_in, channels_out, 1)
+            if channels_in != channels_out
+            else nn.Identity()
+        )
+
+    def modulations(self, mask_NMHW: Tensor) -> list[Tensor]:
+        """Return the modulations of both norms."""
+        return [self.norm_in.modulation(mask_NMHW), self.norm_out.modulation(mask_NMHW)]
+
+    def forward(self, x_NCHW: Tensor, emb_NE: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Return (N, channels_out, H, W) for the modulations of the first and second norm."""
+        h = self.conv_in(F.silu(self.norm_in(x_NCHW, first)))
+        scale, shift = self.modulate(F.silu(emb_NE))[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm_out(h, second), 1 + scale)
+        residual: Tensor = self.conv_out(self.dropout(F.silu(h)))
+        skipped: Tensor = self.skip(x_NCHW)
+        return residual + skipped

@@ -1,0 +1,114 @@
+"""Networks for slices of three views: one network each, or one for all.
+
+N slices, C image channels, K classes, L mask slices in the window, H height, W width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.errors import MedpairError
+from sdm.network import Modulations, SemanticDenoiser
+
+VIEWS = ("axial", "coronal", "sagittal")
+
+
+class ViewDenoisers(nn.Module):
+    """Semantic denoisers of the three views.
+
+    Args:
+        num_classes: K, labels and background.
+        views: "separate" (paper), a network per view, or "shared", one network with a view
+            embedding: a third of the weights and of the training.
+        image_channels: C.
+        mask_context: mask slices on each side of the slice that the network sees (paper: 0).
+        learned_sigma: the networks put out variance logits too.
+        network: further arguments of `SemanticDenoiser`.
+
+    Raises:
+        MedpairError: for another value of views.
+
+    Source: MedGen3D §3.2 (three models, one per view).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        views: str = "separate",
+        image_channels: int = 1,
+        mask_context: int = 0,
+        learned_sigma: bool = False,
+        **network: Any,
+    ) -> None:
+        super().__init__()
+        if views not in ("separate", "shared"):
+            raise MedpairError(f"views is {views!r}; want 'separate' or 'shared' in network_def")
+        self.num_classes, self.image_channels = num_classes, image_channels
+        self.mask_context, self.learned_sigma = mask_context, learned_sigma
+        self.mask_channels = (2 * mask_context + 1) * num_classes
+        shared = views == "shared"
+        names = ("shared",) if shared else VIEWS
+        self.networks = nn.ModuleDict(
+            {
+                name: SemanticDenoiser(
+                    self.mask_channels,
+                    image_channels,
+                    views=len(VIEWS) if shared else 1,
+                    learned_sigma=learned_sigma,
+                    **network,
+                )
+                for name in names
+            }
+        )
+
+    @property
+    def stride(self) -> int:
+        """Height and width of slices are multiples of it."""
+        return int(next(iter(self.networks.values())).stride)
+
+    def one_hot(self, label_NLHW: Tensor) -> Tensor:
+        """Return the network's form (N, L * K, H, W), float32, of label windows 0..K-1."""
+        planes = F.one_hot(label_NLHW.long(), self.num_classes).movedim(-1, 2)
+        return planes.flatten(1, 2).float().contiguous(memory_format=torch.channels_last)
+
+    def modulations(self, mask_NMHW: Tensor, view: str) -> Modulations:
+        """Return the modulations of one-hot masks, see `SemanticDenoiser.modulations`."""
+        network, _ = self._of(view)
+        return network.modulations(mask_NMHW)
+
+    def denoise(
+        self,
+        x_NCHW: Tensor,
+        timesteps_N: Tensor,
+        modulations: Modulations,
+        position_N2: Tensor,
+        view: str,
+    ) -> Tensor:
+        """Return the prediction for slices of a view, see `SemanticDenoiser.forward`."""
+        network, number = self._of(view)
+        prediction: Tensor = network(x_NCHW, timesteps_N, modulations, position_N2, number)
+        return prediction
+
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        timesteps_N: Tensor,
+        mask_NMHW: Tensor,
+        position_N2: Tensor,
+        view: str,
+    ) -> Tensor:
+        """Return the prediction for slices of a view under one-hot masks (all-zero: no mask)."""
+        maps = self.modulations(mask_NMHW, view)
+        return self.denoise(x_NCHW, timesteps_N, maps, position_N2, view)
+
+    def _of(self, view: str) -> tuple[SemanticDenoiser, int]:
+        if view not in VIEWS:
+            raise MedpairError(f"view {view!r} is unknown; want one of {', '.join(VIEWS)}")
+        shared = "shared" in self.networks
+        network = self.networks["shared" if shared else view]
+        assert isinstance(network, SemanticDenoiser)
+        return network, VIEWS.index(view) if shared else 0
