@@ -53,9 +53,9 @@ def person_splits(
         persons: the person of each real item; no person stands in both halves.
         repeats: number of splits.
         seed: seed of the splits.
-        generated_persons: for images made from real masks, the person of each mask: then the
-            generated items are those of the first half, so that the second half shows nobody whose
-            anatomy they share. By default the anatomy of the generated items is nobody's.
+        generated_persons: for images made from real masks, the person of each mask: then those of
+            the second half are left out, so that nobody meets an image of the own anatomy. By
+            default the anatomy of the generated items is nobody's.
 
     Returns:
         (generated, real first half, real second half) per split, all of one size; [] for one
@@ -72,10 +72,8 @@ def person_splits(
         half = order[: unique.size // 2]
         first = rng.permutation(np.flatnonzero(np.isin(names, half)))
         second = rng.permutation(np.flatnonzero(~np.isin(names, half)))
-        if generated_persons is None:
-            made = rng.permutation(n_generated)
-        else:
-            made = rng.permutation(np.flatnonzero(np.isin(np.array(generated_persons), half)))
+        own = np.isin(np.array(generated_persons or []), order[len(half) :])
+        made = rng.permutation(n_generated if generated_persons is None else np.flatnonzero(~own))
         drawn.append((made, first, second))
     drawn = [split for split in drawn if len(split[0])]
     size = min((min(len(part) for part in split) for split in drawn), default=0)

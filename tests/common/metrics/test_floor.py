@@ -44,6 +44,12 @@ def test_splits_that_leave_nothing_generated_are_left_out() -> None:
     assert all(list(made) == [0] and 3 not in second for made, _, second in splits)
 
 
+def test_images_of_persons_outside_the_real_set_meet_everybody() -> None:
+    splits = person_splits(3, PERSONS, 10, 0, generated_persons=["x", "y", "z"])
+    assert len(splits) == 10
+    assert {i for made, _, _ in splits for i in made} == {0, 1, 2}
+
+
 def test_equal_seeds_draw_equal_splits() -> None:
     a, b, c = (np.array(person_splits(9, PERSONS, 4, seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(a, b)

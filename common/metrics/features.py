@@ -1,0 +1,235 @@
+"""Distances between sets of images in a feature space, beside a real-vs-real floor.
+
+N samples (slices), F features.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import MedpairError
+from common.metrics.extractors import SliceExtractor
+from common.metrics.floor import (
+    ONE_PERSON,
+    Split,
+    against_floor,
+    check_persons,
+    person_splits,
+)
+from common.metrics.set_distances import frechet_distance, kernel_distance
+from common.metrics.values import Value, mean_of, not_computed
+
+LabelMap = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Triple = tuple[Floats, Floats, Floats]
+
+_FIXED = not_computed("the two real sets are fixed: there is one floor")
+_FEW = "a set has fewer than 2 slices with foreground"
+
+
+@dataclass(frozen=True)
+class SliceFeatures:
+    """Features of the slices of a set of volumes.
+
+    Attributes:
+        extractor: name of what made them.
+        views: per view ("A", "C", "S") and volume an (N, F) array.
+        persons: whose anatomy each volume shows; None where it is nobody's.
+    """
+
+    extractor: str
+    views: Mapping[str, Sequence[Floats]]
+    persons: tuple[str, ...] | None = None
+
+    @property
+    def volumes(self) -> int:
+        """Number of volumes."""
+        return len(self.views["A"])
+
+
+def slice_features(
+    extractor: SliceExtractor,
+    images: Sequence[Image],
+    labels: Sequence[LabelMap],
+    slice_axis: str,
+    persons: Sequence[str] | None = None,
+) -> SliceFeatures:
+    """Extract the features of all slices that hold foreground, in three views.
+
+    Args:
+        extractor: a `MapExtractor`, a `SliceNetwork` or another.
+        images: (D, H, W) images, normalised intensities (0..1, clipped).
+        labels: (D, H, W) uint8 label maps.
+        slice_axis: "AP" or "SI", the direction of D.
+        persons: whose anatomy each image shows; None for generated masks.
+
+    Raises:
+        MedpairError: if there is no image, or numbers differ.
+    """
+    if not images or len(images) != len(labels):
+        raise MedpairError(
+            f"images: {len(images)} with {len(labels)} masks, at least 1 and as many masks wanted; "
+            "give a mask per image"
+        )
+    if persons is not None:
+        check_persons(persons, len(images), "images")
+    rows = [extractor(i, m, slice_axis) for i, m in zip(images, labels, strict=True)]
+    return SliceFeatures(
+        extractor.name,
+        {view: [row[view] for row in rows] for view in sorted(rows[0])},
+        None if persons is None else tuple(persons),
+    )
+
+
+def feature_distance(
+    generated: SliceFeatures,
+    real: SliceFeatures,
+    reference: SliceFeatures | None = None,
+    *,
+    repeats: int = 20,
+    seed: int = 0,
+) -> dict[str, object]:
+    """Compare generated with real images by FID and KID, view by view, beside a floor.
+
+    Without a reference the real persons are split into random halves: the distance is that of
+    generated images to the second half, the floor that of the first half to the second. Images that
+    were made for the masks of real persons (``generated.persons``) stand in for the first half, so
+    that nobody meets an image of the own anatomy.
+
+    With a reference (training scans, while `real` holds kept-back ones) the distance is that of the
+    generated images to the reference, the floor that of `real` to the reference.
+
+    Both have the same numbers of volumes and slices in every split, so that their ratio is 1 for a
+    perfect generator; a single FID falls with the number of slices and means little.
+
+    Args:
+        generated: features of generated images.
+        real: features of real images with their persons.
+        reference: features of further real images, of other persons.
+        repeats: number of random splits.
+        seed: seed of the splits.
+
+    Returns:
+        ``extractor``, ``floor`` (what it is), ``n_generated``, ``n_real``, ``n_reference``,
+        ``n_compared`` (volumes per side), ``repeats``; ``views``: per view ``fid`` and ``kid`` with
+        ``distance``, ``floor``, ``floor_p95``, ``ratio``, and ``slices`` (per side) and
+        ``features`` (width); ``mean``: ``fid`` and ``kid`` over the views.
+
+    Raises:
+        MedpairError: if the extractors differ, persons are not known, or a person is in `real` and
+            in the reference.
+    """
+    _check_sets(generated, real, reference)
+    assert real.persons is not None
+    if reference is None:
+        splits = person_splits(generated.volumes, real.persons, repeats, seed, generated.persons)
+    else:
+        splits = _fixed_splits(generated.volumes, real.volumes, reference.volumes, repeats, seed)
+    by_view = {
+        view: _view(
+            _triples(view, generated, real, reference or real, splits, seed),
+            fixed=reference is not None,
+        )
+        for view in real.views
+    }
+    return {
+        "extractor": real.extractor,
+        "floor": "random halves of the real persons" if reference is None else "two real sets",
+        "n_generated": generated.volumes,
+        "n_real": real.volumes,
+        "n_reference": None if reference is None else reference.volumes,
+        "n_compared": len(splits[0][0]) if splits else 0,
+        "repeats": len(splits),
+        "mean": {kind: _mean([v[kind] for v in by_view.values()]) for kind in DISTANCES},
+        "views": by_view,
+    }
+
+
+DISTANCES: Mapping[str, Callable[[Floats, Floats], float]] = {
+    "fid": frechet_distance,
+    "kid": kernel_distance,
+}
+
+
+def _check_sets(
+    generated: SliceFeatures, real: SliceFeatures, reference: SliceFeatures | None
+) -> None:
+    given = [s for s in (generated, real, reference) if s is not None]
+    names = {s.extractor for s in given}
+    if len(names) != 1:
+        raise MedpairError(
+            f"features: made by {sorted(names)}, one extractor wanted; extract all sets with one"
+        )
+    if any(s.persons is None for s in given[1:]):
+        raise MedpairError(
+            "features: the persons of a real set are not known; give persons to slice_features"
+        )
+    both = set(real.persons or ()) & set((reference and reference.persons) or ())
+    if both:
+        raise MedpairError(
+            f"persons: {sorted(both)} in both real sets, each in one wanted; split the scans by "
+            "person"
+        )
+
+
+def _fixed_splits(
+    n_generated: int, n_real: int, n_reference: int, repeats: int, seed: int
+) -> list[Split]:
+    """Pair (generated, real) volumes of one number with the whole reference."""
+    size = min(n_generated, n_real)
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.permutation(n_generated)[:size],
+            rng.permutation(n_real)[:size],
+            np.arange(n_reference),
+        )
+        for _ in range(1 if n_generated == n_real else repeats)
+    ]
+
+
+def _triples(
+    view: str,
+    generated: SliceFeatures,
+    real: SliceFeatures,
+    other: SliceFeatures,
+    splits: Sequence[Split],
+    seed: int,
+) -> list[Triple]:
+    """Return the slices of a view per split; as many generated as real ones in all splits."""
+    rng = np.random.default_rng(seed)
+    drawn = [
+        tuple(
+            rng.permutation(np.concatenate([features.views[view][i] for i in rows]))
+            for features, rows in zip((generated, real, other), split, strict=True)
+        )
+        for split in splits
+    ]
+    size = min((min(len(made), len(first)) for made, first, _ in drawn), default=0)
+    return [(made[:size], first[:size], second) for made, first, second in drawn]
+
+
+def _view(triples: Sequence[Triple], *, fixed: bool) -> dict[str, object]:
+    made = triples[0][0] if triples else np.zeros((0, 0))
+    least = min((len(part) for triple in triples for part in triple), default=0)
+    found: dict[str, object] = {"slices": len(made), "features": made.shape[1]}
+    for kind, distance in DISTANCES.items():
+        if least < 2:
+            found[kind] = dict.fromkeys(_KEYS, not_computed(_FEW) if triples else ONE_PERSON)
+        else:
+            numbers = against_floor(distance, triples, _FEW)
+            found[kind] = numbers | ({"floor_p95": _FIXED} if fixed else {})
+    return found
+
+
+_KEYS = ("distance", "floor", "floor_p95", "ratio")
+
+
+def _mean(numbers: Sequence[object]) -> dict[str, Value]:
+    """Average over the views; where no view has a number, the first reason stands."""
+    known = [n for n in numbers if isinstance(n, dict)]
+    values = {key: [n[key] for n in known] for key in _KEYS}
+    return {key: mean_of(v, str(v[0]).removeprefix("not computed: ")) for key, v in values.items()}

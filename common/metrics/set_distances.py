@@ -1,0 +1,87 @@
+"""Distances between two sets of feature vectors.
+
+N samples, F features.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from common.errors import MedpairError
+
+Floats = npt.NDArray[np.float64]
+
+
+def frechet_distance(a_NF: Floats, b_NF: Floats) -> float:
+    """Return the Frechet distance of two sets' Gaussian fits, which is the FID of their features.
+
+    |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) with covariances A, B of divisor N - 1. The last
+    trace is the sum of the singular values of Ya Yb^T, where Y^T Y is a covariance: Y is the
+    centred set, or its QR factor where there are more samples than features. So nothing is squared
+    or inverted, and fewer samples than features are no special case; but the value falls with N,
+    so compare only values of equal N.
+
+    Args:
+        a_NF: features, at least 2 samples.
+        b_NF: features of the other set, any number of samples from 2.
+
+    Returns:
+        The squared distance, >= 0, in float64.
+
+    Raises:
+        MedpairError: if a set has fewer than 2 samples, values are not finite, or widths differ.
+
+    Source:
+        Heusel et al. 2017 (1706.08500), equation 6.
+    """
+    a, b = _checked(a_NF, b_NF)
+    root_a, root_b = _root(a), _root(b)
+    cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    spread = (root_a**2).sum() + (root_b**2).sum() - 2 * cross
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + max(spread, 0.0))
+
+
+def kernel_distance(a_NF: Floats, b_NF: Floats) -> float:
+    """Return the kernel distance (KID): the unbiased squared MMD with k(x, y) = (x.y / F + 1)^3.
+
+    Args:
+        a_NF: features, at least 2 samples; all of them are used at once.
+        b_NF: features of the other set.
+
+    Returns:
+        The estimate in float64; below 0 by chance where the sets are alike.
+
+    Raises:
+        MedpairError: as `frechet_distance`.
+
+    Source:
+        Binkowski et al. 2018 (1801.01401), section 4.
+    """
+    a, b = _checked(a_NF, b_NF)
+
+    def kernel(x: Floats, y: Floats) -> Floats:
+        values: Floats = (x @ y.T / x.shape[1] + 1) ** 3
+        return values
+
+    def within(x: Floats) -> float:
+        values = kernel(x, x)
+        return float((values.sum() - np.trace(values)) / (len(x) * (len(x) - 1)))
+
+    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+
+
+def _checked(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    if min(len(a), len(b)) < 2 or a.shape[1:] != b.shape[1:] or a.ndim != 2:
+        raise MedpairError(
+            f"features: shapes {a.shape} and {b.shape}, (N, F) with N >= 2 and one F wanted; give "
+            "more slices, of one extractor"
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise MedpairError("features: NaN or infinite, finite values wanted; check the extractor")
+    return a, b
+
+
+def _root(x_NF: Floats) -> Floats:
+    """Return Y with Y^T Y = covariance, of at most F rows."""
+    centred = (x_NF - x_NF.mean(0)) / np.sqrt(len(x_NF) - 1)
+    return centred if len(centred) <= centred.shape[1] else np.asarray(np.linalg.qr(centred)[1])
