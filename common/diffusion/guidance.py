@@ -1,6 +1,6 @@
 """Classifier-free guidance with one or several conditions, as a wrapper around a network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -8,12 +8,13 @@ from torch import Tensor
 from common.errors import MedpairError
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+Condition = Tensor | Sequence[Tensor]
 
 
 def classifier_free(
     network: Callable[..., Tensor],
-    cond: dict[str, Tensor],
-    null: dict[str, Tensor],
+    cond: dict[str, Condition],
+    null: dict[str, Condition],
     scales: dict[str, float],
     interval: tuple[int, int] | None = None,
 ) -> Denoiser:
@@ -29,7 +30,8 @@ def classifier_free(
 
     Args:
         network: called as network(x_t, t, **cond); x_t (B, ...), t (B,).
-        cond: conditions by name, each (B, ...). Those without a scale are given to every pass.
+        cond: conditions by name, each a (B, ...) tensor or a sequence of such. Those without a
+            scale are given to every pass.
         null: for each name in `scales` what stands for "no condition"; broadcasts to cond[name].
         scales: guidance scale per name; 1 is plain conditional sampling.
         interval: (lowest, highest) timestep with guidance; outside, the conditional pass runs
@@ -68,22 +70,34 @@ def _weights(scales: list[float]) -> dict[int, float]:
 
 
 def _batched_conditions(
-    cond: dict[str, Tensor], null: dict[str, Tensor], names: list[str], passes: list[int]
-) -> dict[str, Tensor]:
+    cond: dict[str, Condition], null: dict[str, Condition], names: list[str], passes: list[int]
+) -> dict[str, Condition]:
     """Every condition for all passes, one after the other along the batch."""
+    if len(passes) == 1 and passes[0] == len(names):
+        return cond
     rank = {name: i for i, name in enumerate(names)}
 
-    def value(name: str, seen: int) -> Tensor:
-        if rank.get(name, -1) < seen:
-            return cond[name]
-        return null[name].to(cond[name]).expand_as(cond[name])
+    def joined(name: str, value: Tensor, absent: Tensor | None) -> Tensor:
+        seen = [rank.get(name, -1) < count for count in passes]
+        nothing = value if absent is None else absent.to(value).expand_as(value)
+        return torch.cat([value if present else nothing for present in seen])
 
-    return {name: torch.cat([value(name, seen) for seen in passes]) for name in cond}
+    batched: dict[str, Condition] = {}
+    for name, value in cond.items():
+        absent = null.get(name)
+        if isinstance(value, Tensor):
+            assert absent is None or isinstance(absent, Tensor)
+            batched[name] = joined(name, value, absent)
+        else:
+            nothings = [None] * len(value) if absent is None else list(absent)
+            pairs = zip(value, nothings, strict=True)
+            batched[name] = [joined(name, v, n) for v, n in pairs]
+    return batched
 
 
 def _check(
-    cond: dict[str, Tensor],
-    null: dict[str, Tensor],
+    cond: dict[str, Condition],
+    null: dict[str, Condition],
     scales: dict[str, float],
     interval: tuple[int, int] | None,
 ) -> None:

@@ -1,12 +1,13 @@
 """Slices of volumes in three views: training batches, label windows, positions.
 
 V volumes, D, H, W volume size, N slices, n slices along an axis, C image channels, L mask slices
-in the window, a, b slice size.
+in the window, a, b slice size. Slice i of a view is slice i % n of volume i // n.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from common.data.datasets import Arrays
 from common.data.labels import LabelSchema
 from common.data.slice_augment import AugmentRanges, change_images, change_labels, draw_change
-from common.data.views import to_slices, view_names
+from common.data.views import from_slices, to_slices, view_names
 from common.engines.batches import Batch
 from common.errors import MedpairError
 
@@ -34,27 +35,56 @@ def pad_to_multiple(volume: Tensor, multiple: int, value: float) -> Tensor:
     return F.pad(volume, pad, value=value) if any(pad) else volume
 
 
-def label_windows(label_VDHW: Tensor, axis: int, context: int) -> Tensor:
-    """Return for every slice along an axis its labels and those of its neighbours.
+@dataclass(frozen=True)
+class ViewSlices:
+    """All slices of some volumes normal to an axis, numbered volume by volume.
 
     Args:
-        label_VDHW: labels, any integer type.
         axis: 0 for D, 1 for H, 2 for W.
-        context: neighbours on each side; the first and last slices repeat.
-
-    Returns:
-        (V, n, L, a, b) with L = 2 * context + 1, the slice itself in the middle.
+        volumes: V.
+        n: slices along the axis.
     """
-    slices = to_slices(label_VDHW[:, None], axis)[:, :, 0]
-    n = slices.shape[1]
-    window = torch.arange(n)[:, None] + torch.arange(-context, context + 1)
-    return slices[:, window.clamp(0, n - 1)]
+
+    axis: int
+    volumes: int
+    n: int
+
+    def chunks(self, most: int) -> list[Tensor]:
+        """Return the numbers of the slices in order, in pieces of at most ``most``."""
+        return list(torch.arange(self.volumes * self.n).split(most))
+
+    def take(self, volume_VCDHW: Tensor, chunk: Tensor) -> Tensor:
+        """Return the slices with the given numbers, (N, C, a, b)."""
+        return to_slices(volume_VCDHW, self.axis)[chunk // self.n, chunk % self.n]
+
+    def put(self, slices_NCab: Sequence[Tensor]) -> Tensor:
+        """Return volumes (V, C, D, H, W) from all slices, given in order and in pieces."""
+        slices = torch.cat(list(slices_NCab)).unflatten(0, (self.volumes, self.n))
+        return from_slices(slices, self.axis).contiguous()
+
+    def labels(self, label_VDHW: Tensor, chunk: Tensor, context: int) -> Tensor:
+        """Return the labels of slices and of their neighbours.
+
+        Args:
+            label_VDHW: labels, any integer type.
+            chunk: numbers of the slices.
+            context: neighbours on each side; the first and last slices repeat.
+
+        Returns:
+            (N, L, a, b) with L = 2 * context + 1, the slice itself in the middle.
+        """
+        around = chunk[:, None] % self.n + torch.arange(-context, context + 1)
+        slices = to_slices(label_VDHW[:, None], self.axis)[:, :, 0]
+        return slices[chunk[:, None] // self.n, around.clamp(0, self.n - 1)]
+
+    def positions(self, chunk: Tensor) -> Tensor:
+        """Return k/n and 1/n of every slice, (N, 2)."""
+        return slice_positions(chunk % self.n, self.n)
 
 
-def slice_positions(n: int) -> Tensor:
-    """Return k/n and 1/n of every slice k, (n, 2)."""
-    k = torch.arange(n, dtype=torch.float32)
-    return torch.stack([k / n, torch.full_like(k, 1 / n)], dim=1)
+def slice_positions(k: Tensor, n: int) -> Tensor:
+    """Return k/n and 1/n of slices k of n, (..., 2)."""
+    return torch.stack([k / n, torch.full(k.shape, 1 / n)], dim=-1)
 
 
 class SliceBatches:
@@ -117,7 +147,7 @@ class SliceBatches:
         label = self.label[volume].index_select(axis, window).movedim(axis, 0)
         if self.augment is not None:
             image, label = self._changed(image, label, axis, generator)
-        return image[0], label, slice_positions(n)[k]
+        return image[0], label, slice_positions(torch.tensor(k), n)
 
     def _changed(
         self, image_1Cab: Tensor, label_Lab: Tensor, axis: int, generator: torch.Generator

@@ -1,0 +1,292 @@
+"""Refinement of volumes: noise them a little, denoise their slices in three views.
+
+V volumes, C image channels, D, H, W volume size, N = V * n slices of a view (n along its axis), L
+mask slices in the window, a, b slice size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from common.data.views import from_slices, to_slices
+from common.diffusion.guidance import Condition, Denoiser, classifier_free
+from common.diffusion.rng import STAGES, NoiseSource, NoiseStream
+from common.diffusion.samplers import sample
+from common.diffusion.schedules import select_timesteps
+from common.engines.inferers import precision_context
+from common.errors import MedpairError
+from sdm.diffusion import SliceDiffusion
+from sdm.modulation import Budget, ModulationCache, SliceCost
+from sdm.network import Modulations
+from sdm.slices import ViewSlices
+from sdm.views import VIEWS, ViewDenoisers
+
+MODES = ("mean", "mean_shared_noise", "joint", "cycle")
+# a noise window is a slice of the view normal to axis 0, 1 or 2, or of a volume shared by all views
+MOST_SLICES, SHARED = 2**20, 3
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How volumes are refined.
+
+    Args:
+        diffusion: schedule and prediction type that the networks were trained with.
+        t_start: noise steps that the volume gets, 1..T-1 (paper: 10); None starts from pure noise,
+            which makes a generator of it.
+        num_steps: denoising steps, 1..t_start.
+        mode: "mean": each view is refined on its own, then averaged (paper); "mean_shared_noise":
+            the same from one noise volume; "joint": one trajectory whose steps average the
+            predictions of all views; "cycle": one trajectory, the views take turns.
+        views: views that take part.
+        view_weights: one per view, >= 0; None weighs all alike.
+        sampler: name in `common.diffusion.samplers`.
+        guidance_scale: 1 is plain conditional sampling.
+        memory_budget_gb: bound of the memory for activations and kept modulations.
+        slices_per_batch: most slices per network call.
+        keep_modulations: over the steps; off only to measure what that saves.
+        precision: "fp32", "auto", "bf16" or "fp16".
+
+    Raises:
+        MedpairError: for an unknown mode or view, or a number outside its range.
+
+    Source: MedGen3D §3.2 and fig. 3 (mean); per-step averaging: TPDM (2303.08440), §3.
+    """
+
+    diffusion: SliceDiffusion
+    t_start: int | None = 10
+    num_steps: int = 10
+    mode: str = "mean"
+    views: Sequence[str] = VIEWS
+    view_weights: Sequence[float] | None = None
+    sampler: str = "ddim"
+    guidance_scale: float = 1.0
+    memory_budget_gb: float = 2.0
+    slices_per_batch: int = 32
+    keep_modulations: bool = True
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        T = self.diffusion.schedule.T
+        if self.t_start is not None and not 1 <= self.t_start < T:
+            raise MedpairError(f"t_start: {self.t_start}; want 1..{T - 1}; the paper's is 10")
+        if not 1 <= self.num_steps <= (self.t_start or T):
+            raise MedpairError(
+                f"num_steps: {self.num_steps}; want 1..{self.t_start or T}, at most t_start"
+            )
+        if self.mode not in MODES:
+            raise MedpairError(f"mode: {self.mode!r}; want one of {', '.join(MODES)}")
+        unknown = [view for view in self.views if view not in VIEWS]
+        if unknown or not self.views or len(set(self.views)) < len(self.views):
+            raise MedpairError(f"views: {list(self.views)}; want different ones of {list(VIEWS)}")
+        weights = list(self.view_weights or ())
+        if weights and (len(weights) != len(self.views) or min(weights) < 0 or not any(weights)):
+            raise MedpairError(
+                f"view_weights: {weights}; want {len(self.views)} numbers >= 0, one per view"
+            )
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of each view in the result; they sum to 1."""
+        weights = self.view_weights or [1.0] * len(self.views)
+        return tuple(weight / sum(weights) for weight in weights)
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """The timesteps visited, from the noisiest down."""
+        return select_timesteps(self.t_start or self.diffusion.schedule.T, self.num_steps)
+
+
+@torch.no_grad()
+def refine_volumes(
+    network: ViewDenoisers,
+    label_VDHW: Tensor,
+    image_VCDHW: Tensor | None,
+    how: Refinement,
+    *,
+    planes: tuple[str, str, str],
+    seed: int,
+    volumes: Sequence[int],
+) -> Tensor:
+    """Refine images under their masks, or make them from noise.
+
+    Args:
+        network: denoisers of the views, in eval mode.
+        label_VDHW: masks, 0..K-1; sizes are multiples of the network's stride.
+        image_VCDHW: images in [-1, 1]; None with t_start None.
+        how: settings.
+        planes: view normal to D, H and W, from `common.data.views.view_names`.
+        seed: the run's seed.
+        volumes: number of each volume; with the seed it keys the noise.
+
+    Returns:
+        (V, C, D, H, W) float32, not clipped.
+
+    Source: MedGen3D §3.2: x_t = q(x_t | x_0) with t = t_start, then denoised to 0.
+    """
+    run = _Run(network, label_VDHW, image_VCDHW, how, planes, seed, volumes)
+    if how.mode in ("joint", "cycle"):
+        return run.one_trajectory()
+    views = zip(how.shares, how.views, strict=True)
+    return torch.stack([share * run.one_view(view) for share, view in views]).sum(0)
+
+
+class _Run:
+    """One call of `refine_volumes`."""
+
+    def __init__(
+        self,
+        network: ViewDenoisers,
+        label_VDHW: Tensor,
+        image_VCDHW: Tensor | None,
+        how: Refinement,
+        planes: tuple[str, str, str],
+        seed: int,
+        volumes: Sequence[int],
+    ) -> None:
+        self.network, self.label, self.image, self.how = network, label_VDHW, image_VCDHW, how
+        self.seed, self.numbers = seed, list(volumes)
+        self.size = (network.image_channels, *label_VDHW.shape[1:])
+        self.slices = {
+            view: ViewSlices(axis, len(label_VDHW), label_VDHW.shape[1 + axis])
+            for axis, view in enumerate(planes)
+        }
+        self.costs: dict[str, SliceCost] = {}
+        self.shared_noise: dict[tuple[int, str], Tensor] = {}
+
+    def one_view(self, view: str) -> Tensor:
+        """Refine all slices of a view on their own, chunk after chunk."""
+        slices, budget = self.slices[view], self._budget(view)
+        done = []
+        for chunk in slices.chunks(budget.slices):
+            noise = self._chunk_noise(view, chunk)
+            image = None if self.image is None else slices.take(self.image, chunk)
+            denoiser = self._chunk_denoiser(view, chunk, ModulationCache(budget.cache_bytes))
+            done.append(self._sample(denoiser, image, noise))
+        return slices.put(done)
+
+    def one_trajectory(self) -> Tensor:
+        """Denoise whole volumes; the views' predictions are averaged, or take turns."""
+        budgets = [self._budget(view) for view in self.how.views]
+        kept = ModulationCache(min(budget.cache_bytes for budget in budgets))
+        views = [
+            self._volume_denoiser(view, budget.slices, kept)
+            for view, budget in zip(self.how.views, budgets, strict=True)
+        ]
+        if self.how.mode == "cycle":
+            turns = cycle(views)
+            return self._sample(lambda x, t: next(turns)(x, t), self.image, self._volume_noise)
+
+        def average(x: Tensor, t: Tensor) -> Tensor:
+            predictions = zip(self.how.shares, views, strict=True)
+            return torch.stack([share * denoise(x, t) for share, denoise in predictions]).sum(0)
+
+        return self._sample(average, self.image, self._volume_noise)
+
+    def _sample(self, denoiser: Denoiser, x_0: Tensor | None, noise: NoiseSource) -> Tensor:
+        how, schedule = self.how, self.how.diffusion.schedule
+        start = noise(0, "init")
+        if x_0 is not None:
+            alpha, sigma = schedule.alpha_sigma(how.timesteps[0])
+            start = alpha * x_0 + sigma * start
+        return sample(
+            how.sampler,
+            denoiser,
+            start,
+            schedule,
+            how.timesteps,
+            noise=noise,
+            prediction=how.diffusion.prediction,
+        )
+
+    def _volume_denoiser(self, view: str, most: int, kept: ModulationCache) -> Denoiser:
+        """Return what denoises volumes through their slices of a view."""
+        slices = self.slices[view]
+        chunks = slices.chunks(most)
+        parts = [self._chunk_denoiser(view, chunk, kept) for chunk in chunks]
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            pairs = zip(chunks, parts, strict=True)
+            return slices.put([part(slices.take(x, c), t[c // slices.n]) for c, part in pairs])
+
+        return denoise
+
+    def _chunk_denoiser(self, view: str, chunk: Tensor, kept: ModulationCache) -> Denoiser:
+        """Return the guided denoiser of some slices of a view; it keeps what it may."""
+        key, bind = (view, int(chunk[0])), partial(self._bind, view, chunk)
+        size = len(chunk) * self._cost(view).kept
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            bound = kept.get(key, size, bind) if self.how.keep_modulations else bind()
+            return bound(x, t)
+
+        return denoise
+
+    def _bind(self, view: str, chunk: Tensor) -> Denoiser:
+        """Compute the modulations of some slices and bind the network to them."""
+
+        def network(x: Tensor, t: Tensor, position: Tensor, maps: Modulations) -> Tensor:
+            with self._autocast():
+                return self.network.denoise(x, t.float(), maps, position, view).float()
+
+        position = self.slices[view].positions(chunk).to(self.label.device)
+        maps = self._modulations(view, chunk)
+        cond: dict[str, Condition] = {"position": position, "maps": maps}
+        if self.how.guidance_scale == 1:
+            return partial(network, **cond)
+        null = self._modulations(view, chunk[:1], mask=0.0)
+        return classifier_free(network, cond, {"maps": null}, {"maps": self.how.guidance_scale})
+
+    def _modulations(self, view: str, chunk: Tensor, mask: float = 1.0) -> Modulations:
+        label = self.slices[view].labels(self.label, chunk, self.network.mask_context)
+        with self._autocast():
+            return self.network.modulations(mask * self.network.one_hot(label), view)
+
+    def _cost(self, view: str) -> SliceCost:
+        if view not in self.costs:
+            one = self._modulations(view, torch.zeros(1, dtype=torch.long))
+            passes = 1 if self.how.guidance_scale == 1 else 2
+            self.costs[view] = SliceCost.of(one, passes)
+        return self.costs[view]
+
+    def _budget(self, view: str) -> Budget:
+        how = self.how
+        return Budget.plan(how.memory_budget_gb, self._cost(view), how.slices_per_batch)
+
+    def _chunk_noise(self, view: str, chunk: Tensor) -> NoiseSource:
+        slices = self.slices[view]
+        if self.how.mode == "mean_shared_noise":
+            return lambda step, purpose: slices.take(self._kept_noise(step, purpose), chunk)
+        shape = to_slices(torch.empty(1, *self.size, device="meta"), slices.axis).shape[2:]
+        windows = (chunk % slices.n + slices.axis * MOST_SLICES).tolist()
+        numbers = [self.numbers[i] for i in (chunk // slices.n).tolist()]
+        return self._stream(numbers, windows, shape)
+
+    def _kept_noise(self, step: int, purpose: str) -> Tensor:
+        """Return volume noise that all views and chunks take their slices from."""
+        if (step, purpose) not in self.shared_noise:
+            self.shared_noise[step, purpose] = self._volume_noise(step, purpose)
+        return self.shared_noise[step, purpose]
+
+    def _volume_noise(self, step: int, purpose: str) -> Tensor:
+        channels, depth, height, width = self.size
+        numbers = [number for number in self.numbers for _ in range(depth)]
+        windows = [SHARED * MOST_SLICES + k for _ in self.numbers for k in range(depth)]
+        noise = self._stream(numbers, windows, (channels, height, width))(step, purpose)
+        return from_slices(noise.unflatten(0, (-1, depth)), 0).contiguous()
+
+    def _stream(
+        self, numbers: Sequence[int], windows: Sequence[int], shape: Sequence[int]
+    ) -> NoiseStream:
+        return NoiseStream(
+            self.seed, numbers, STAGES["sdm"], windows, shape, device=self.label.device
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return precision_context(self.label.device, self.how.precision)
