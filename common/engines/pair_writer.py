@@ -56,7 +56,13 @@ class PairWriter:
         for name, image, label in zip(names, images[:, 0], labels[:, 0], strict=True):
             unit = ((image + 1) / 2).astype(np.float32)
             pair = Pair(str(name), unit, label.astype(np.uint8), self._affine(str(name)))
-            self.made.write(pair, {"split": "validation", "source": {"label": str(name)}})
+            self.made.write(pair, {**self._origin(str(name)), "source": {"label": str(name)}})
+
+    def _origin(self, name: str) -> dict[str, str]:
+        """Return split and person of the mask."""
+        if self.source is None:
+            return {"split": "validation"}
+        return {"split": self.source.record(name)["split"], "person": self.source.person(name)}
 
     def _affine(self, name: str) -> npt.NDArray[np.float64]:
         if self.source is not None:

@@ -6,7 +6,7 @@ mask slices in the window, a, b slice size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -45,7 +45,8 @@ class Refinement:
             the same from one noise volume; "joint": one trajectory whose steps average the
             predictions of all views; "cycle": one trajectory, the views take turns.
         views: views that take part.
-        view_weights: one per view, >= 0; None weighs all alike.
+        view_weights: one number >= 0 per view; "spacing" for the distances of the slices, so that
+            thick slices, which are sharp in their plane, weigh more; None weighs all alike.
         sampler: name in `common.diffusion.samplers`.
         guidance_scale: 1 is plain conditional sampling.
         memory_budget_gb: bound of the memory for activations and kept modulations.
@@ -64,7 +65,7 @@ class Refinement:
     num_steps: int = 10
     mode: str = "mean"
     views: Sequence[str] = VIEWS
-    view_weights: Sequence[float] | None = None
+    view_weights: Sequence[float] | str | None = None
     sampler: str = "ddim"
     guidance_scale: float = 1.0
     memory_budget_gb: float = 2.0
@@ -85,16 +86,30 @@ class Refinement:
         unknown = [view for view in self.views if view not in VIEWS]
         if unknown or not self.views or len(set(self.views)) < len(self.views):
             raise MedpairError(f"views: {list(self.views)}; want different ones of {list(VIEWS)}")
-        weights = list(self.view_weights or ())
-        if weights and (len(weights) != len(self.views) or min(weights) < 0 or not any(weights)):
-            raise MedpairError(
-                f"view_weights: {weights}; want {len(self.views)} numbers >= 0, one per view"
-            )
+        self._check_weights()
 
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Share of each view in the result; they sum to 1."""
-        weights = self.view_weights or [1.0] * len(self.views)
+    def _check_weights(self) -> None:
+        weights = self.view_weights
+        if weights is None or weights == "spacing":
+            return
+        if isinstance(weights, str) or len(weights) != len(self.views) or min(weights) < 0:
+            raise MedpairError(
+                f"view_weights: {weights!r}; want null, 'spacing' or {len(self.views)} numbers >= 0"
+            )
+        if not sum(weights):
+            raise MedpairError(f"view_weights: {weights!r}; want at least one above 0")
+
+    def shares(self, spacing: Mapping[str, float]) -> tuple[float, ...]:
+        """Return the share of each view in the result; they sum to 1.
+
+        Args:
+            spacing: distance of the slices of each view, mm.
+        """
+        weights: Sequence[float] = [1.0] * len(self.views)
+        if self.view_weights == "spacing":
+            weights = [spacing[view] for view in self.views]
+        elif self.view_weights is not None and not isinstance(self.view_weights, str):
+            weights = self.view_weights
         return tuple(weight / sum(weights) for weight in weights)
 
     @property
@@ -110,7 +125,7 @@ def refine_volumes(
     image_VCDHW: Tensor | None,
     how: Refinement,
     *,
-    planes: tuple[str, str, str],
+    spacing: Mapping[str, float],
     seed: int,
     volumes: Sequence[int],
 ) -> Tensor:
@@ -121,7 +136,7 @@ def refine_volumes(
         label_VDHW: masks, 0..K-1; sizes are multiples of the network's stride.
         image_VCDHW: images in [-1, 1]; None with t_start None.
         how: settings.
-        planes: view normal to D, H and W, from `common.data.views.view_names`.
+        spacing: view normal to D, H and W, in this order, and the distance of its slices in mm.
         seed: the run's seed.
         volumes: number of each volume; with the seed it keys the noise.
 
@@ -130,10 +145,10 @@ def refine_volumes(
 
     Source: MedGen3D §3.2: x_t = q(x_t | x_0) with t = t_start, then denoised to 0.
     """
-    run = _Run(network, label_VDHW, image_VCDHW, how, planes, seed, volumes)
+    run = _Run(network, label_VDHW, image_VCDHW, how, spacing, seed, volumes)
     if how.mode in ("joint", "cycle"):
         return run.one_trajectory()
-    views = zip(how.shares, how.views, strict=True)
+    views = zip(run.shares, how.views, strict=True)
     return torch.stack([share * run.one_view(view) for share, view in views]).sum(0)
 
 
@@ -146,16 +161,17 @@ class _Run:
         label_VDHW: Tensor,
         image_VCDHW: Tensor | None,
         how: Refinement,
-        planes: tuple[str, str, str],
+        spacing: Mapping[str, float],
         seed: int,
         volumes: Sequence[int],
     ) -> None:
         self.network, self.label, self.image, self.how = network, label_VDHW, image_VCDHW, how
         self.seed, self.numbers = seed, list(volumes)
+        self.shares = how.shares(spacing)
         self.size = (network.image_channels, *label_VDHW.shape[1:])
         self.slices = {
             view: ViewSlices(axis, len(label_VDHW), label_VDHW.shape[1 + axis])
-            for axis, view in enumerate(planes)
+            for axis, view in enumerate(spacing)
         }
         self.costs: dict[str, SliceCost] = {}
         self.shared_noise: dict[tuple[int, str], Tensor] = {}
@@ -184,7 +200,7 @@ class _Run:
             return self._sample(lambda x, t: next(turns)(x, t), self.image, self._volume_noise)
 
         def average(x: Tensor, t: Tensor) -> Tensor:
-            predictions = zip(self.how.shares, views, strict=True)
+            predictions = zip(self.shares, views, strict=True)
             return torch.stack([share * denoise(x, t) for share, denoise in predictions]).sum(0)
 
         return self._sample(average, self.image, self._volume_noise)

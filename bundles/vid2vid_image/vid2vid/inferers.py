@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from common.data.checks import whole_numbers
 from common.engines.inferers import precision_context, resolve_precision
 from vid2vid.generator import SliceOutput
-from vid2vid.propagate import generate_volumes, whole_numbers
+from vid2vid.propagate import generate_volumes
 from vid2vid.rollout import rollout
 from vid2vid.sequences import SequenceBatch
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from common.data.checks import check_labels
 from common.diffusion.windows import Window, plan_windows
 from common.errors import MedpairError
 from vid2vid.generator import SliceGenerator
@@ -94,32 +95,6 @@ def generate_volumes(
     for ticks in zip_longest(*plans, fillvalue=()):
         canvas.run(ticks)
     return canvas.image
-
-
-def check_labels(label_VDHW: Tensor, num_classes: int) -> None:
-    """Raise MedpairError unless all labels lie in 0..num_classes-1."""
-    low, high = int(label_VDHW.min()), int(label_VDHW.max())
-    if low < 0 or high >= num_classes:
-        raise MedpairError(
-            f"label: values {low}..{high}, wanted 0..{num_classes - 1}; use weights of "
-            "this label schema"
-        )
-
-
-def whole_numbers(label: Tensor) -> Tensor:
-    """Return labels as uint8.
-
-    Raises:
-        MedpairError: for fractions or values outside 0..255.
-    """
-    if label.is_floating_point() and bool((label != label.round()).any()):
-        value = float(label[label != label.round()].flatten()[0])
-        raise MedpairError(f"label: value {value:g}, wanted whole numbers; convert the mask")
-    if label.numel() and not 0 <= int(label.min()) <= int(label.max()) <= 255:
-        raise MedpairError(
-            f"label: values {int(label.min())}..{int(label.max())}, wanted 0..255; check the mask"
-        )
-    return label.to(torch.uint8)
 
 
 def _check_starts(starts: Sequence[int], volumes: int, depth: int) -> None:

@@ -1,0 +1,80 @@
+"""What the refiner's configs read: masks, the images to refine, the real scans.
+
+D, H, W volume size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.data.datasets import Arrays, Pair, PairSet
+from common.errors import MedpairError
+
+TOLERANCE_MM = 1e-3
+
+
+class RefinePairs(torch.utils.data.Dataset[dict[str, Any]]):
+    """Masks, images to refine and real scans as items for MONAI's evaluators.
+
+    Items: "image" the mask (1, D, H, W) uint8, the network's input; "before" the image to refine
+    (1, D, H, W) in [-1, 1]; "label" the image of the data (1, D, H, W) in [0, 1]; "id"; "number",
+    which keys the noise.
+
+    Args:
+        data: masks and their images.
+        before: the images to refine, one per mask.
+    """
+
+    def __init__(self, data: Arrays, before: list[np.ndarray]) -> None:
+        self.data, self.before = data, before
+
+    def __len__(self) -> int:
+        return len(self.data.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {
+            "image": torch.as_tensor(self.data.labels[index])[None],
+            "before": (torch.as_tensor(self.before[index])[None] * 2 - 1).clamp(-1, 1),
+            "label": torch.as_tensor(self.data.images[index])[None].clamp(0, 1),
+            "id": self.data.ids[index],
+            "number": index,
+        }
+
+
+def images_to_refine(data: Arrays, dataset_dir: str, image_dir: str | None) -> list[np.ndarray]:
+    """Return an image for every mask.
+
+    Args:
+        data: the masks and their own images.
+        dataset_dir: the pair set that they come from.
+        image_dir: pair set with an image of each id, such as `vid2vid_image` writes; None takes the
+            masks' own images.
+
+    Returns:
+        Images (D, H, W) in about [0, 1].
+
+    Raises:
+        MedpairError: if an image is missing or lies on another grid than its mask.
+    """
+    if image_dir is None:
+        return data.images
+    masks, images = PairSet.open(dataset_dir), PairSet.open(image_dir)
+    return [_same_grid(masks.read(name), images.read(name), image_dir) for name in data.ids]
+
+
+def _same_grid(mask: Pair, image: Pair, image_dir: str) -> np.ndarray:
+    if image.image.shape != mask.label.shape:
+        raise MedpairError(
+            f"{image_dir}: image {mask.id} has size {image.image.shape}, its mask "
+            f"{mask.label.shape}; want one grid; resample the image onto the mask"
+        )
+    distance = float(np.abs(image.affine - mask.affine).max())
+    if distance > TOLERANCE_MM:
+        raise MedpairError(
+            f"{image_dir}: the affine of image {mask.id} is off its mask's by {distance:.3g}; "
+            f"want at most {TOLERANCE_MM}; resample the image onto the mask"
+        )
+    return image.image

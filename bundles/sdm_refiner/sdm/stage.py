@@ -1,0 +1,56 @@
+"""The refining stage of a pipeline: images in, better images out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.data.pairs import PairBatch
+from common.errors import MedpairError
+from sdm.inferers import VolumeRefiner
+from sdm.refine import Refinement
+from sdm.views import ViewDenoisers
+
+
+class RefineStage:
+    """Refine the images of a batch, or, with ``t_start`` None, make them.
+
+    Args:
+        network: denoisers with their weights.
+        schema: name of the label schema they were trained for.
+        how: settings of the refinement.
+    """
+
+    def __init__(self, network: ViewDenoisers, schema: str, how: Refinement) -> None:
+        if network.image_channels != 1:
+            raise MedpairError(
+                f"image_channels is {network.image_channels}; want 1 in a pipeline, whose volumes "
+                "have one channel; repair network_def"
+            )
+        self.network, self.schema, self.how = network, schema, how
+
+    def __call__(self, batch: PairBatch) -> PairBatch:
+        """Return the batch with its images (V, D, H, W) in [-1, 1] refined.
+
+        Raises:
+            MedpairError: where masks or images are missing or do not fit the weights.
+        """
+        if batch.schema.name != self.schema:
+            raise MedpairError(
+                f"refine stage: schema {batch.schema.name!r}, its weights are for {self.schema!r}; "
+                "use weights trained for that schema"
+            )
+        if batch.label_VDHW is None or (batch.image_VDHW is None and self.how.t_start is not None):
+            missing = "masks" if batch.label_VDHW is None else "images"
+            raise MedpairError(
+                f"refine stage: no {missing}; put the stage that makes them before it in the "
+                "pipeline"
+            )
+        device = next(self.network.parameters()).device
+        refiner = VolumeRefiner(self.how, batch.schema.slice_axis, batch.spacing, batch.seed)
+        image = refiner(
+            batch.label_VDHW.to(device),
+            self.network.eval(),
+            None if self.how.t_start is None else batch.image_VDHW[:, None].to(device),  # type: ignore[index]
+            batch.volumes,
+        )
+        return replace(batch, image_VDHW=image[:, 0].cpu())
