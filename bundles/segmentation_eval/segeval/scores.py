@@ -1,0 +1,111 @@
+"""Agreement of a predicted with a reference mask: Dice, HD95 and surface Dice per label.
+
+D, H, W volume size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from torch import Tensor
+
+from common.data.labels import LabelSchema
+from common.errors import MedpairError
+from common.metrics.realism import scored_labels
+from common.metrics.values import Value, mean_of, not_computed, number
+
+LabelMap = npt.NDArray[np.uint8]
+Spacing = tuple[float, float, float]
+Scores = dict[str, Value]
+
+BOTH_ABSENT = not_computed("the label is in neither mask")
+NO_CASE = "no case has a number"
+
+
+def score_masks(
+    prediction: LabelMap,
+    reference: LabelMap,
+    schema: LabelSchema,
+    spacing: Spacing | None,
+    tolerance: float | None,
+) -> dict[str, Scores]:
+    """Compare a predicted mask with the reference, label by label.
+
+    Args:
+        prediction: (D, H, W) uint8 label map.
+        reference: (D, H, W) uint8 label map.
+        schema: the schema of both.
+        spacing: voxel size along D, H, W in mm; only the surface measures use it.
+        tolerance: distance in mm up to which surfaces agree; None leaves surface measures out.
+
+    Returns:
+        Per label name: ``dice``, and with a tolerance ``hd95_mm`` and ``surface_dice``; each a
+        number or the reason why there is none.
+
+    Raises:
+        MedpairError: if the shapes differ.
+    """
+    if prediction.shape != reference.shape:
+        raise MedpairError(
+            f"masks: shapes {prediction.shape} and {reference.shape}, one (D, H, W) wanted; "
+            "predict on the grid of the reference"
+        )
+    return {
+        item.name: _score(prediction == item.id, reference == item.id, spacing, tolerance)
+        for item in schema.labels
+    }
+
+
+def _score(
+    predicted: npt.NDArray[np.bool_],
+    real: npt.NDArray[np.bool_],
+    spacing: Spacing | None,
+    tolerance: float | None,
+) -> Scores:
+    names = ("dice",) if tolerance is None else ("dice", "hd95_mm", "surface_dice")
+    if not predicted.any() and not real.any():
+        return dict.fromkeys(names, BOTH_ABSENT)
+    if not predicted.any() or not real.any():
+        which = "real" if predicted.any() else "predicted"
+        far = not_computed(f"the label is not in the {which} mask")
+        return {name: far if name == "hd95_mm" else 0.0 for name in names}
+    pair = [torch.from_numpy(mask.astype(np.float32))[None, None] for mask in (predicted, real)]
+    scores = {"dice": _value(compute_dice(*pair))}
+    if tolerance is not None:
+        options: dict[str, Any] = {"include_background": True, "spacing": spacing}
+        scores["hd95_mm"] = _value(compute_hausdorff_distance(*pair, percentile=95, **options))
+        scores["surface_dice"] = _value(compute_surface_dice(*pair, [tolerance], **options))
+    return scores
+
+
+def _value(measured: Tensor) -> Value:
+    return number(float(measured), "MONAI gives no finite number")
+
+
+def summarise(cases: Mapping[str, Mapping[str, Scores]], schema: LabelSchema) -> dict[str, Any]:
+    """Average the scores of some cases.
+
+    Args:
+        cases: what `score_masks` returns, by case.
+        schema: the masks' schema.
+
+    Returns:
+        ``labels``: per label the mean of each measure over the cases that have it; ``mean``: the
+        mean of those over the labels, the schema's container left out.
+    """
+    measures = next(iter(next(iter(cases.values())).values()))
+    labels = {
+        item.name: {
+            measure: mean_of([case[item.name][measure] for case in cases.values()], NO_CASE)
+            for measure in measures
+        }
+        for item in schema.labels
+    }
+    counted = [item.name for item in scored_labels(schema)]
+    mean = {m: mean_of([labels[name][m] for name in counted], NO_CASE) for m in measures}
+    return {"labels": labels, "mean": mean, "mean_over": counted}
