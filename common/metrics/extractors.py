@@ -180,10 +180,15 @@ def _is_script(path: Path) -> bool:
 
 
 def _resnet(path: Path) -> nn.Module:
+    """Open MONAI's ResNet-50 in the shape of torchvision's: equal parameters, equal features."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     named = {_torchvision_name(key): value for key, value in state.items()}
     network: nn.Module = resnet50(
-        spatial_dims=2, n_input_channels=3, conv1_t_stride=2, feed_forward=False
+        spatial_dims=2,
+        n_input_channels=3,
+        conv1_t_stride=2,
+        bias_downsample=False,
+        feed_forward=False,
     )
     network.load_state_dict({k: v for k, v in named.items() if not k.startswith("fc.")})
     return network

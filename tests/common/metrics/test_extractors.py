@@ -105,7 +105,10 @@ RADIMAGENET = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3":
 
 def test_resnet_weights_are_read_by_both_families_of_names(tmp_path: Path, ramp, box) -> None:
     torch.manual_seed(0)
-    state = resnet50(spatial_dims=2, n_input_channels=3, feed_forward=False).state_dict()
+    options = {"n_input_channels": 3, "bias_downsample": False, "feed_forward": False}
+    network = resnet50(spatial_dims=2, **options)
+    assert sum(p.numel() for p in network.parameters()) == 23_508_032  # torchvision's without fc
+    state = network.state_dict()
     plain = state | {"fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}
     torch.save(plain, tmp_path / "torchvision.pt")
     renamed = {
