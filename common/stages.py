@@ -37,11 +37,32 @@ def open_stage(bundle: str, preset: str, weights: str | Path | None = None) -> O
     Raises:
         MedpairError: if there are no weights for the preset.
     """
+    stage: Stage | None = open_key(bundle, "stage", preset, weights)
+    assert stage is not None
+    path = weights_path(bundle, preset, weights)
+    return OpenedStage(stage, {"bundle": bundle, "weights_sha256": sha256(path)})
+
+
+def open_key(
+    bundle: str | None, key: str, preset: str, weights: str | Path | None = None
+) -> Any | None:
+    """Return what a key of a bundle's inference config stands for, such as a callable.
+
+    Args:
+        bundle: folder name in `bundles/`; None returns None.
+        key: key of ``configs/inference.yaml``.
+        preset: size; its overlay and its weights are used.
+        weights: folder with ``<bundle>/model.pt``; None takes the weights that ship.
+
+    Raises:
+        MedpairError: if there are no weights for the preset.
+    """
+    if bundle is None:
+        return None
     path = weights_path(bundle, preset, weights)
     workflow = open_workflow(bundle, "inference", preset, {"weights": str(path), "preset": preset})
     with plain_errors():
-        stage: Stage = workflow.parser.get_parsed_content("stage")
-    return OpenedStage(stage, {"bundle": bundle, "weights_sha256": sha256(path)})
+        return workflow.parser.get_parsed_content(key)
 
 
 @contextmanager

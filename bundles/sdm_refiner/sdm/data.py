@@ -20,24 +20,27 @@ class RefinePairs(torch.utils.data.Dataset[dict[str, Any]]):
     """Masks, images to refine and real scans as items for MONAI's evaluators.
 
     Items: "image" the mask (1, D, H, W) uint8, the network's input; "before" the image to refine
-    (1, D, H, W) in [-1, 1]; "label" the image of the data (1, D, H, W) in [0, 1]; "id"; "number",
-    which keys the noise.
+    (1, D, H, W) in [-1, 1], where there is one; "label" the image of the data (1, D, H, W) in
+    [0, 1]; "id"; "number", which keys the noise.
 
     Args:
         data: masks and their images.
-        before: the images to refine, one per mask.
+        before: the images to refine, one per mask; None where images are made from noise.
     """
 
-    def __init__(self, data: Arrays, before: list[np.ndarray]) -> None:
+    def __init__(self, data: Arrays, before: list[np.ndarray] | None = None) -> None:
         self.data, self.before = data, before
 
     def __len__(self) -> int:
         return len(self.data.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        before = {}
+        if self.before is not None:
+            before["before"] = (torch.as_tensor(self.before[index])[None] * 2 - 1).clamp(-1, 1)
         return {
+            **before,
             "image": torch.as_tensor(self.data.labels[index])[None],
-            "before": (torch.as_tensor(self.before[index])[None] * 2 - 1).clamp(-1, 1),
             "label": torch.as_tensor(self.data.images[index])[None].clamp(0, 1),
             "id": self.data.ids[index],
             "number": index,

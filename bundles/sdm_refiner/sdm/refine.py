@@ -253,10 +253,10 @@ class _Run:
 
         position = self.slices[view].positions(chunk).to(self.label.device)
         maps = self._modulations(view, chunk)
-        cond: dict[str, Condition] = {"position": position, "maps": maps}
         if self.how.guidance_scale == 1:
-            return partial(network, **cond)
+            return lambda x, t: network(x, t, position, maps)
         null = self._modulations(view, chunk[:1], mask=0.0)
+        cond: dict[str, Condition] = {"position": position, "maps": maps}
         return classifier_free(network, cond, {"maps": null}, {"maps": self.how.guidance_scale})
 
     def _modulations(self, view: str, chunk: Tensor, mask: float = 1.0) -> Modulations:

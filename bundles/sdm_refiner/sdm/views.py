@@ -68,7 +68,8 @@ class ViewDenoisers(nn.Module):
     @property
     def stride(self) -> int:
         """Height and width of slices are multiples of it."""
-        return int(next(iter(self.networks.values())).stride)
+        network, _ = self._of(VIEWS[0])
+        return network.stride
 
     def one_hot(self, label_NLHW: Tensor) -> Tensor:
         """Return the network's form (N, L * K, H, W), float32, of label windows 0..K-1."""
