@@ -39,8 +39,8 @@ def main() -> None:
     twin.plot(*points, "o-", color="tab:orange", label=f"kept-back scans: {words.validation}")
     axes.set_xlabel("iteration")
     axes.set_yscale("log")
-    figure.legend(loc="upper right", bbox_to_anchor=(0.95, 0.93), fontsize=8)
-    figure.tight_layout()
+    figure.legend(loc="upper center", ncols=2, fontsize=8)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))  # the legend stands above the curves
     figure.savefig(words.out, dpi=90, metadata={"Software": None})
 
 

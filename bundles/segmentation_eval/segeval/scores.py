@@ -5,6 +5,7 @@ D, H, W volume size.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,11 +77,16 @@ def _score(
         return {name: far if name == "hd95_mm" else 0.0 for name in names}
     pair = [torch.from_numpy(mask.astype(np.float32))[None, None] for mask in (predicted, real)]
     scores = {"dice": _value(compute_dice(*pair))}
-    if tolerance is not None:
-        options: dict[str, Any] = {"include_background": True, "spacing": spacing}
-        scores["hd95_mm"] = _value(compute_hausdorff_distance(*pair, percentile=95, **options))
-        scores["surface_dice"] = _value(compute_surface_dice(*pair, [tolerance], **options))
-    return scores
+    return scores if tolerance is None else scores | _surfaces(pair, spacing, tolerance)
+
+
+def _surfaces(pair: list[Tensor], spacing: Spacing | None, tolerance: float) -> Scores:
+    options: dict[str, Any] = {"include_background": True, "spacing": spacing}
+    with warnings.catch_warnings():  # MONAI 1.6 calls itself in a way that it deprecates
+        warnings.simplefilter("ignore", FutureWarning)
+        far = compute_hausdorff_distance(*pair, percentile=95, **options)
+        near = compute_surface_dice(*pair, [tolerance], **options)
+    return {"hd95_mm": _value(far), "surface_dice": _value(near)}
 
 
 def _value(measured: Tensor) -> Value:

@@ -1,0 +1,262 @@
+"""The bundle's configs, run as a user runs them, from another folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
+from monai.bundle import run as bundle_run  # what `python -m monai.bundle run` calls
+from torch import Tensor
+
+from common.bundles import bundles_dir
+from common.data.datasets import PairSet, load_arrays
+from common.engines.checkpoints import run_trainer
+from common.errors import MedpairError
+
+# MONAI warns whoever runs a config that it is code
+pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
+
+CONFIGS = bundles_dir() / "segmentation_eval" / "configs"
+PHANTOMS = "phantom:brain4:18x17x16:2"  # no multiple of the strides
+SMALL = {"dataset_dir": PHANTOMS, "network_def::channels": [4, 6, 8, 8], "device": "cpu"}
+PRESETS = [path.stem for path in sorted((CONFIGS / "presets").glob("*.yaml"))]
+
+
+class StoppedError(Exception):
+    """Stands for a process that ends between two iterations."""
+
+
+def content(kind: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((CONFIGS / f"{kind}.yaml").read_text(encoding="utf-8")))
+
+
+def handler(target: str) -> str:
+    """Where train.yaml has the handler of that class or function."""
+    names = [entry["_target_"] for entry in content("train")["train"]["handlers"]]
+    (index,) = [i for i, name in enumerate(names) if name.endswith("." + target)]
+    return f"train::handlers::{index}"
+
+
+def training(out: Path, iterations: int, **changes: Any) -> dict[str, Any]:
+    """Overrides of a small training; MLflow takes seconds and stays out."""
+    quiet = {"progress": False, "batch_size": 1, handler("mlflow_handler") + "::_disabled_": True}
+    often = {handler("Resume") + "::every": 2, "val_interval": 1}
+    return {
+        **SMALL,
+        **quiet,
+        **often,
+        "output_dir": str(out),
+        "max_iterations": iterations,
+    } | changes
+
+
+def opened(kind: str, preset: str | None = None, **changes: Any) -> ConfigWorkflow:
+    files = [str(CONFIGS / f"{kind}.yaml")]
+    if preset is not None:
+        files.append(str(CONFIGS / "presets" / f"{preset}.yaml"))
+    kinds = "train" if kind == "train" else "infer"
+    made = ConfigWorkflow(files, workflow_type=kinds, logging_file=False, **changes)
+    made.initialize()
+    return made
+
+
+def flat(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a nested state with their names."""
+    if not isinstance(tree, dict | list):
+        yield name, tree
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from flat(value, f"{name}/{key}")
+
+
+def differences(left: Path, right: Path) -> list[str]:
+    """Names of what differs between two files of tensors and numbers."""
+    a, b = (dict(flat(torch.load(path, weights_only=True))) for path in (left, right))
+    assert a.keys() == b.keys()
+    same = {k: torch.equal(v, b[k]) if isinstance(v, Tensor) else v == b[k] for k, v in a.items()}
+    return [key for key, equal in same.items() if not equal]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train four iterations from another folder."""
+    elsewhere, out = (tmp_path_factory.mktemp(name) for name in ("elsewhere", "out"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(elsewhere)
+        bundle_run(config_file=str(CONFIGS / "train.yaml"), logging_file=False, **training(out, 4))
+    assert not list(elsewhere.iterdir())
+    return out
+
+
+def run(kind: str, trained: Path, out: Path, **changes: Any) -> None:
+    options = {**SMALL, "weights": str(trained / "model.pt"), "output_dir": str(out), **changes}
+    bundle_run(config_file=str(CONFIGS / f"{kind}.yaml"), logging_file=False, **options)
+
+
+def test_training_writes_weights_and_reports(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} >= {"model.pt", "model.json", "checkpoints"}
+    card = json.loads((trained / "model.json").read_text())
+    assert (card["schema"], card["preset"], card["iterations"]) == ("brain4", "tiny", 4)
+    (line,) = (trained / "val_log.jsonl").read_text(encoding="utf-8").splitlines()
+    record = json.loads(line)
+    assert set(record) >= {"iteration", "mean_dice", "dice_cortex", "dice_brain"}
+    report = json.loads((trained / "samples" / "000004.json").read_text())
+    assert set(report["labels"]["cortex"]) == {"dice"}
+    assert (trained / "samples" / "000004.png").stat().st_size > 1000
+
+
+def test_a_run_stopped_and_resumed_ends_with_the_same_bits(trained: Path, tmp_path: Path) -> None:
+    first = opened("train", **training(tmp_path, 4))
+    trainer: Engine = first.parser.get_parsed_content("train#trainer")
+
+    def stop() -> None:
+        raise StoppedError
+
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), stop)
+    with pytest.raises(StoppedError):
+        run_trainer(trainer)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_2.pt"]
+    resumed = opened("train", **training(tmp_path, 4))
+    assert resumed.parser.get_parsed_content("train#trainer").state.iteration == 2
+    resumed.run()
+    files = [folder / "checkpoints" / "checkpoint_4.pt" for folder in (tmp_path, trained)]
+    assert differences(*files) == []
+    assert differences(tmp_path / "model.pt", trained / "model.pt") == []
+    learned = differences(trained / "checkpoints" / "checkpoint_2.pt", files[1])
+    assert any(name.startswith("/network/") for name in learned)
+
+
+def test_inference_writes_masks_beside_their_scans(trained: Path, tmp_path: Path) -> None:
+    run("inference", trained, tmp_path / "first")
+    made = PairSet.open(tmp_path / "first")
+    data = load_arrays(PHANTOMS, "validation")
+    assert made.ids() == data.ids
+    pair = made.read(data.ids[0])
+    assert pair.label.shape == (18, 17, 16)
+    assert np.allclose(pair.image, data.images[0].clip(0, 1), atol=1e-6)
+    again = str(tmp_path / "first")
+    run("inference", trained, tmp_path / "second", dataset_dir=again)
+    copy = PairSet.open(tmp_path / "second")
+    assert copy.person(data.ids[0]) == made.person(data.ids[0])
+    assert np.array_equal(copy.read(data.ids[0]).label, pair.label)
+    assert np.array_equal(copy.read(data.ids[0]).affine, pair.affine)
+
+
+def test_evaluation_scores_every_label_of_every_case(trained: Path, tmp_path: Path) -> None:
+    run("evaluate", trained, tmp_path, tolerance=5.0)
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    ids = load_arrays(PHANTOMS, "validation").ids
+    assert report["n"] == len(ids)
+    assert set(report["cases"]) == set(ids)
+    for case in report["cases"].values():
+        assert set(case) == {"cortex", "subcortical_gm", "white_matter", "csf", "brain"}
+        for score in case.values():
+            assert set(score) == {"dice", "hd95_mm", "surface_dice"}
+            numbers = [v for v in score.values() if not str(v).startswith("not computed: ")]
+            assert all(v >= 0 for v in numbers)
+    assert report["settings"]["tolerance_mm"] == 5.0
+    assert (tmp_path / "evaluation.png").stat().st_size > 1000
+
+
+def test_others_reach_masks_and_features_by_config_keys(trained: Path) -> None:
+    parser = opened("inference", **SMALL, weights=str(trained / "model.pt")).parser
+    segment, features = (parser.get_parsed_content(key) for key in ("segment", "features"))
+    images = torch.rand(2, 18, 17, 16) * 2 - 1
+    masks, maps = segment(images), features(images)
+    assert masks.shape == images.shape
+    assert masks.dtype == torch.uint8
+    assert maps.shape == (2, 8, 5, 5, 4)
+    assert maps.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": "thorax7"}, r"schema 'brain4' with 6 classes, the config of 'thorax7'"),
+        ({"num_classes": 5}, r"with 6 classes, the config of 'brain4' with 5"),
+        ({"multiple": 0}, r"multiple is 0; want the product of the strides"),
+        ({"precision": "half"}, r"precision is 'half'"),
+        ({"dataset_dir": "/no/such/set"}, r"/no/such/set: no pair set"),
+    ],
+)
+def test_a_config_that_cannot_work_says_so(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((MedpairError, RuntimeError)) as raised:
+        opened("train", **training(tmp_path, 1, **changes)).run()
+    error = plain(raised.value)
+    assert re.search(message, str(error))
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("inference", {"weights": "/no/model.pt"}, r"/no/model\.pt: no such weight file"),
+        ("inference", {"network_def::channels": [4, 4, 4, 4]}, r"does not fit this network"),
+        ("inference", {"preset": "base"}, r"weights of preset 'tiny', wanted 'base'"),
+        ("evaluate", {"split": "test"}, r"split"),
+    ],
+)
+def test_a_wrong_use_says_so(
+    kind: str, changes: dict[str, Any], message: str, trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((MedpairError, RuntimeError)) as raised:
+        run(kind, trained, tmp_path, **changes)
+    error = plain(raised.value)
+    assert re.search(message, str(error))
+
+
+def plain(error: BaseException | None) -> MedpairError:
+    """The error that MONAI wraps."""
+    while error is not None and not isinstance(error, MedpairError):
+        error = error.__cause__
+    assert isinstance(error, MedpairError)
+    return error
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_overlay_every_config(preset: str) -> None:
+    networks = []
+    for kind in ("train", "inference", "evaluate"):
+        parser = opened(kind, preset).parser
+        network = parser.get_parsed_content("network_def")
+        networks.append({name: value.shape for name, value in network.state_dict().items()})
+        assert parser.get_parsed_content("preset") == preset
+        assert parser.get_parsed_content("multiple") == np.prod(network.strides)
+    assert networks[0] == networks[1] == networks[2]
+    megabytes = 2 * sum(shape.numel() for shape in networks[0].values()) / 1e6
+    assert megabytes < {"tiny": 4, "small": 12}.get(preset, 25)
+
+
+def test_the_configs_name_one_network() -> None:
+    train, inference, evaluate = (content(kind) for kind in ("train", "inference", "evaluate"))
+    for key in ("network_def", "num_classes", "multiple", "schema", "preset"):
+        assert train[key] == inference[key] == evaluate[key], key
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_the_properties_that_monai_asks_for_are_there(
+    kind: str, trained: Path, tmp_path: Path
+) -> None:
+    if kind == "train":
+        made = opened(kind, **training(tmp_path, 1))
+    else:
+        made = opened(kind, **SMALL, weights=str(trained / "model.pt"))
+    assert not made.check_properties()
+
+
+def test_the_first_tensors_are_named_as_servers_expect() -> None:
+    described = json.loads((CONFIGS / "metadata.json").read_text())["network_data_format"]
+    assert next(iter(described["inputs"])) == "image"
+    assert next(iter(described["outputs"])) == "pred"
+    assert described["inputs"]["image"]["value_range"] == [0, 1]

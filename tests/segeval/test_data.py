@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from common.data.datasets import Arrays
+from common.engines.batches import iteration_generator
+from common.errors import MedpairError
+from segeval.augment import AugmentRanges
+from segeval.data import ScanBatches, Scans
+
+Make = Callable[..., Arrays]
+
+
+def test_items_are_what_monai_engines_expect(make_arrays: Make) -> None:
+    data = make_arrays((4, 5, 6), (4, 5, 6))
+    data.images[1][0, 0] = 1.7  # percentile normalisation does not clip
+    scans = Scans(data, "brain4", 6)
+    assert len(scans) == 2
+    item = scans[1]
+    assert item["id"] == "001"
+    assert item["image"].shape == item["label"].shape == (1, 4, 5, 6)
+    assert (item["image"].dtype, item["label"].dtype) == (torch.float32, torch.uint8)
+    assert float(item["image"].max()) == 1.0
+    assert np.array_equal(item["label"][0].numpy(), data.labels[1])
+
+
+@pytest.mark.parametrize(("name", "num_classes"), [("thorax7", 6), ("brain4", 5)])
+def test_data_of_another_schema_are_refused(make_arrays: Make, name: str, num_classes: int) -> None:
+    wanted = rf"'brain4' with 6 classes, the config of '{name}' with {num_classes}; set"
+    with pytest.raises(MedpairError, match=wanted):
+        Scans(make_arrays((4, 4, 4)), name, num_classes)
+
+
+def test_batches_depend_on_their_generator_alone(make_arrays: Make) -> None:
+    scans = Scans(make_arrays(*[(8, 8, 8)] * 3), "brain4", 6)
+    draws = [ScanBatches(scans, 2, AugmentRanges()) for _ in range(2)]
+    draws[0](iteration_generator(0, 3))  # what was drawn before does not count
+    first, second = (draw(iteration_generator(0, 7)) for draw in draws)
+    assert first["image"].shape == first["label"].shape == (2, 1, 8, 8, 8)
+    assert all(torch.equal(first[key], second[key]) for key in ("image", "label"))
+    other = draws[0](iteration_generator(0, 8))
+    assert not torch.equal(first["image"], other["image"])
+
+
+def test_smaller_volumes_are_padded_around(make_arrays: Make) -> None:
+    scans = Scans(make_arrays((4, 6, 8), (5, 3, 8)), "brain4", 6)
+    draw = ScanBatches(scans, 8)
+    batch = draw(iteration_generator(0, 0))
+    assert batch["image"].shape == (8, 1, 5, 6, 8)
+    assert torch.allclose(batch["image"] * 5, batch["label"].float())
+    smaller = torch.from_numpy(scans.data.labels[1])
+    found = [one for one in batch["label"][:, 0] if torch.equal(one[:, 1:4], smaller)]
+    assert 0 < len(found) < 8
+    assert not found[0][:, [0, 4, 5]].any()
