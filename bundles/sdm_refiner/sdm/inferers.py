@@ -26,6 +26,9 @@ class VolumeRefiner(Inferer):
         slice_axis: of the label schema, "AP" or "SI".
         spacing: voxel size (D, H, W) in mm; it matters for view weights only.
         seed: the run's seed.
+
+    Raises:
+        MedpairError: if ``t_start`` is 0, which would refine nothing.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class VolumeRefiner(Inferer):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_start(how)
         distances = tuple(spacing or (1.0, 1.0, 1.0))
         self.spacing = dict(zip(view_names(slice_axis), distances, strict=True))
         self.how, self.seed = how, seed
@@ -92,3 +96,12 @@ class VolumeRefiner(Inferer):
                 f"images of shape {tuple(image.shape)} for masks {tuple(label.shape)}; want "
                 f"{wanted}: one grid and the channels of network_def; resample the images"
             )
+
+
+def check_start(how: Refinement) -> None:
+    """Raise MedpairError for settings that refine nothing."""
+    if how.t_start == 0:
+        T = how.diffusion.schedule.T
+        raise MedpairError(
+            f"t_start: 0; want 1..{T - 1}, or leave the refiner out of the pipeline (--stages)"
+        )

@@ -119,7 +119,7 @@ class SemanticDenoiser(nn.Module):
                 "of channels; repair network_def"
             )
         self.levels, self.unshuffle, self.position = len(channels), unshuffle, position
-        self.stride = unshuffle * 2 ** (self.levels - 1)
+        self.stride: int = unshuffle * 2 ** (self.levels - 1)
         masks, area = mask_channels * unshuffle**2, unshuffle**2
         self.embed = ConditionEmbedding(embedding // 2, embedding, num_scalars=2 * position)
         self.view_embedding = nn.Embedding(views, embedding) if views > 1 else None

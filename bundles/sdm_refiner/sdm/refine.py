@@ -38,8 +38,8 @@ class Refinement:
 
     Args:
         diffusion: schedule and prediction type that the networks were trained with.
-        t_start: noise steps that the volume gets, 1..T-1 (paper: 10); None starts from pure noise,
-            which makes a generator of it.
+        t_start: noise steps that the volume gets, 0..T-1 (paper: 10); 0 leaves it as it is, None
+            starts from pure noise, which makes a generator of it.
         num_steps: denoising steps, 1..t_start.
         mode: "mean": each view is refined on its own, then averaged (paper); "mean_shared_noise":
             the same from one noise volume; "joint": one trajectory whose steps average the
@@ -75,9 +75,9 @@ class Refinement:
 
     def __post_init__(self) -> None:
         T = self.diffusion.schedule.T
-        if self.t_start is not None and not 1 <= self.t_start < T:
+        if self.t_start is not None and not 0 <= self.t_start < T:
             raise MedpairError(f"t_start: {self.t_start}; want 1..{T - 1}; the paper's is 10")
-        if not 1 <= self.num_steps <= (self.t_start or T):
+        if self.t_start != 0 and not 1 <= self.num_steps <= (self.t_start or T):
             raise MedpairError(
                 f"num_steps: {self.num_steps}; want 1..{self.t_start or T}, at most t_start"
             )
@@ -115,6 +115,8 @@ class Refinement:
     @property
     def timesteps(self) -> tuple[int, ...]:
         """The timesteps visited, from the noisiest down."""
+        if self.t_start == 0:
+            return ()
         return select_timesteps(self.t_start or self.diffusion.schedule.T, self.num_steps)
 
 
@@ -145,6 +147,8 @@ def refine_volumes(
 
     Source: MedGen3D §3.2: x_t = q(x_t | x_0) with t = t_start, then denoised to 0.
     """
+    if how.t_start == 0 and image_VCDHW is not None:
+        return image_VCDHW.clone()
     run = _Run(network, label_VDHW, image_VCDHW, how, spacing, seed, volumes)
     if how.mode in ("joint", "cycle"):
         return run.one_trajectory()

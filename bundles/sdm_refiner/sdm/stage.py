@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from common.data.pairs import PairBatch
 from common.errors import MedpairError
-from sdm.inferers import VolumeRefiner
+from sdm.inferers import VolumeRefiner, check_start
 from sdm.refine import Refinement
 from sdm.views import ViewDenoisers
 
@@ -26,6 +26,7 @@ class RefineStage:
                 f"image_channels is {network.image_channels}; want 1 in a pipeline, whose volumes "
                 "have one channel; repair network_def"
             )
+        check_start(how)
         self.network, self.schema, self.how = network, schema, how
 
     def __call__(self, batch: PairBatch) -> PairBatch:
