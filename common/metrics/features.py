@@ -119,8 +119,8 @@ def feature_distance(
         ``features`` (width); ``mean``: ``fid`` and ``kid`` over the views.
 
     Raises:
-        MedpairError: if the extractors differ, persons are not known, or a person is in `real` and
-            in the reference.
+        MedpairError: if the extractors differ, persons are not known, or a person of the reference
+            is in another set.
     """
     _check_sets(generated, real, reference)
     assert real.persons is not None
@@ -167,11 +167,12 @@ def _check_sets(
         raise MedpairError(
             "features: the persons of a real set are not known; give persons to slice_features"
         )
-    both = set(real.persons or ()) & set((reference and reference.persons) or ())
+    shown = {*(generated.persons or ()), *(real.persons or ())}
+    both = shown & set((reference and reference.persons) or ())
     if both:
         raise MedpairError(
-            f"persons: {sorted(both)} in both real sets, each in one wanted; split the scans by "
-            "person"
+            f"persons: {sorted(both)} are also in the reference set, other persons wanted; split "
+            "the scans by person, or give no reference"
         )
 
 

@@ -9,10 +9,12 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import wasserstein_distance
 
 from common.errors import MedpairError
 from common.metrics.values import Value, mean_of, not_computed
 
+Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 Split = tuple[Rows, Rows, Rows]
 """Indices of generated items, and of real items in a first and in a second half."""
@@ -102,6 +104,33 @@ def against_floor(
     numbers = [f for f in floors if not isinstance(f, str)]
     p95: Value = float(np.percentile(numbers, 95)) if numbers else floor
     return {"distance": mean, "floor": floor, "floor_p95": p95, "ratio": ratio(mean, floor)}
+
+
+def values_against_floor(
+    generated: Floats, real: Floats, splits: Sequence[Split], absent: str
+) -> dict[str, Value]:
+    """Compare the distribution of one number by its Wasserstein-1 distance, beside the floor.
+
+    Args:
+        generated: a number per generated item; NaN where it has none, which is left out.
+        real: a number per real item.
+        splits: from `person_splits`; without any there is a distance but no floor.
+        absent: the reason where a whole set has no number.
+
+    Returns:
+        As `against_floor`, in the unit of the number.
+    """
+
+    def distance(a: Floats, b: Floats) -> Value:
+        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+        if not a.size or not b.size:
+            return not_computed(absent)
+        return float(wasserstein_distance(a, b))
+
+    if not splits:
+        return without_floor(distance(generated, real))
+    triples = [(generated[g], real[a], real[b]) for g, a, b in splits]
+    return against_floor(distance, triples, absent)
 
 
 def without_floor(distance: Value, reason: str = ONE_PERSON) -> dict[str, Value]:

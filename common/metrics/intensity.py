@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
+from common.metrics.floor import Split, check_persons, person_splits, values_against_floor
 from common.metrics.values import Value, not_computed
 
 LabelMap = npt.NDArray[np.uint8]
@@ -59,6 +60,64 @@ def intensity_error(
         name: {key: _difference(made[name][key], wanted[name][key]) for key in wanted[name]}
         for name in wanted
     }
+
+
+def intensity_distance(
+    generated: Sequence[tuple[Image, LabelMap]],
+    real: Sequence[tuple[Image, LabelMap]],
+    persons: Sequence[str],
+    schema: LabelSchema,
+    *,
+    generated_persons: Sequence[str] | None = None,
+    repeats: int = 50,
+    seed: int = 0,
+) -> dict[str, dict[str, Value]]:
+    """Compare the medians of each label in generated images with those in real scans, unpaired.
+
+    Args:
+        generated: (image, label map) pairs, (D, H, W).
+        real: real pairs in the same unit.
+        persons: the person of each real pair.
+        schema: the schema of all maps.
+        generated_persons: whose anatomy the generated images show, see `person_splits`.
+        repeats: number of random splits of the real persons for the floor.
+        seed: seed of the splits.
+
+    Returns:
+        Per label the Wasserstein-1 ``distance`` between the medians of generated and real images in
+        the unit of the images, ``floor``, ``floor_p95`` and ``ratio`` as in `mask_realism`, and
+        ``outside``: the share of generated images whose median lies outside the real range.
+
+    Raises:
+        MedpairError: if shapes differ or the persons do not match the real pairs.
+    """
+    check_persons(persons, len(real), "images")
+    splits = person_splits(len(generated), persons, repeats, seed, generated_persons)
+    made, wanted = (
+        [label_intensity(image, label, schema) for image, label in pairs]
+        for pairs in (generated, real)
+    )
+    return {
+        item.name: _distribution(_medians(made, item.name), _medians(wanted, item.name), splits)
+        for item in schema.labels
+    }
+
+
+def _medians(rows: Sequence[dict[str, dict[str, Value]]], name: str) -> npt.NDArray[np.float64]:
+    values = [row[name]["median"] for row in rows]
+    return np.array([np.nan if isinstance(v, str) else v for v in values], np.float64)
+
+
+def _distribution(
+    made: npt.NDArray[np.float64], real: npt.NDArray[np.float64], splits: Sequence[Split]
+) -> dict[str, Value]:
+    absent = "the label is absent from every mask of one of the sets"
+    found = values_against_floor(made, real, splits, absent)
+    known = made[np.isfinite(made)]
+    if not known.size or not np.isfinite(real).any():
+        return {**found, "outside": not_computed(absent)}
+    outside = (known < np.nanmin(real)) | (known > np.nanmax(real))
+    return {**found, "outside": float(outside.mean())}
 
 
 def intensity_order(

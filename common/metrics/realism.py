@@ -8,19 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import wasserstein_distance
 from skimage.measure import label as connected
 
 from common.data.labels import Label, LabelSchema
 from common.errors import MedpairError
-from common.metrics.floor import (
-    Split,
-    against_floor,
-    check_persons,
-    person_splits,
-    without_floor,
-)
-from common.metrics.values import Value, mean_of, not_computed
+from common.metrics.floor import check_persons, person_splits, values_against_floor
+from common.metrics.values import Value, mean_of
 
 LabelMap = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -185,7 +178,10 @@ def mask_realism(
     columns = _columns([mask_statistics(m, schema, spacing) for m in generated])
     real_columns = _columns([mask_statistics(m, schema, spacing) for m in real])
     splits = person_splits(len(generated), persons, repeats, seed)
-    statistics = {key: _numbers(columns[key], real_columns[key], splits) for key in columns}
+    statistics = {
+        key: values_against_floor(columns[key], real_columns[key], splits, _ABSENT)
+        for key in columns
+    }
     return {
         "n_generated": len(generated),
         "n_real": len(real),
@@ -212,22 +208,7 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Floats]:
     return {key: np.array([row[key] for row in rows]) for key in rows[0]}
 
 
-def _numbers(generated: Floats, real: Floats, splits: Sequence[Split]) -> dict[str, Value]:
-    """Compare one statistic; maps without a value are left out."""
-    if not splits:
-        return without_floor(_distance(generated, real))
-    triples = [(generated[g], real[a], real[b]) for g, a, b in splits]
-    return against_floor(_distance, triples, _ABSENT)
-
-
 _ABSENT = "the label is absent from every mask of one of the sets"
-
-
-def _distance(a: Floats, b: Floats) -> Value:
-    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-    if not a.size or not b.size:
-        return not_computed(_ABSENT)
-    return float(wasserstein_distance(a, b))
 
 
 def _mean_ratios(statistics: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:

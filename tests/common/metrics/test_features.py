@@ -104,8 +104,10 @@ def test_sets_that_do_not_belong_together_are_refused() -> None:
         feature_distance(other, real)
     with pytest.raises(MedpairError, match="persons of a real set are not known"):
         feature_distance(real, make_set(3, 0))
-    with pytest.raises(MedpairError, match=r"\['p1'\] in both real sets"):
-        feature_distance(real, make_set(1, 0, ("p1",)), make_set(2, 1, ("p1", "p2")))
+    reference = make_set(2, 1, ("p1", "p2"))
+    for generated, kept in ((("x",), ("p1",)), (("p1",), ("x",))):
+        with pytest.raises(MedpairError, match=r"\['p1'\] are also in the reference set"):
+            feature_distance(make_set(1, 0, generated), make_set(1, 0, kept), reference)
 
 
 class Means:

@@ -9,6 +9,7 @@ from common.metrics.floor import (
     check_persons,
     person_splits,
     ratio,
+    values_against_floor,
     without_floor,
 )
 
@@ -73,6 +74,18 @@ def test_reasons_are_left_out_of_the_means_and_stand_where_no_number_is() -> Non
     found = against_floor(distance, [(7.0, 1.0, 0.0)], "nothing")
     assert found["distance"] == found["ratio"] == "not computed: nothing"
     assert found["floor"] == 1
+
+
+def test_values_are_compared_by_what_must_be_moved() -> None:
+    real, made = np.array([1.0, 3.0, 2.0, np.nan]), np.array([7.0, 5.0])
+    split = (np.array([0, 1]), np.array([0, 1]), np.array([2, 3]))
+    found = values_against_floor(made, real, [split], "nothing")
+    assert (found["distance"], found["floor"], found["ratio"]) == (4, 1, 4)
+    alone = values_against_floor(made, real, [], "nothing")
+    assert alone["distance"] == pytest.approx(4)
+    assert "at least 2 persons" in alone["ratio"]
+    empty = values_against_floor(made * np.nan, real, [split], "nothing")
+    assert empty["distance"] == empty["ratio"] == "not computed: nothing"
 
 
 def test_a_ratio_needs_a_floor_above_zero() -> None:

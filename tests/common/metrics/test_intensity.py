@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from common.errors import MedpairError
-from common.metrics.intensity import intensity_error, intensity_order, label_intensity
+from common.metrics.intensity import (
+    intensity_distance,
+    intensity_error,
+    intensity_order,
+    label_intensity,
+)
 
 
 @pytest.fixture
@@ -64,3 +69,39 @@ def test_bad_input_is_refused(pair, schema) -> None:
         label_intensity(image[1:], label, schema)
     with pytest.raises(MedpairError, match="no label 'gray'"):
         intensity_order(image, label, schema, ("gray", "dark"))
+
+
+def shifted(pair, shifts) -> list[tuple[np.ndarray, np.ndarray]]:
+    image, label = pair
+    return [((image + s).astype(np.float32), label) for s in shifts]
+
+
+def test_medians_that_are_all_shifted_lie_that_far_from_the_real_ones(pair, schema) -> None:
+    real = shifted(pair, [0.0, 0.02, 0.04, 0.06])
+    made = shifted(pair, [0.5, 0.52])
+    found = intensity_distance(made, real, list("abcd"), schema)
+    assert set(found) == {"dark", "bright", "body"}
+    for numbers in found.values():
+        assert numbers["outside"] == 1
+        assert numbers["distance"] == pytest.approx(0.48, abs=0.02)
+        assert numbers["ratio"] == pytest.approx(numbers["distance"] / numbers["floor"])
+        assert 0.02 <= numbers["floor"] <= 0.04
+
+
+def test_real_images_of_known_persons_lie_at_the_floor(pair, schema) -> None:
+    real = shifted(pair, [0.0, 0.02, 0.04, 0.06, 0.05, 0.01])
+    persons = list("abcdee")
+    found = intensity_distance(real, real, persons, schema, generated_persons=persons)
+    assert found["dark"]["outside"] == 0
+    assert found["dark"]["ratio"] == pytest.approx(1, abs=0.15)
+
+
+def test_a_label_that_is_in_no_generated_mask_has_no_distance(pair, schema) -> None:
+    image, label = pair
+    bare = np.where(label == 2, 3, label).astype(np.uint8)
+    found = intensity_distance([(image, bare)], shifted(pair, [0, 0.1]), ["a", "b"], schema)
+    for key in ("distance", "ratio", "outside"):
+        assert "absent" in found["bright"][key]
+    assert found["dark"]["outside"] == 0
+    with pytest.raises(MedpairError, match="persons: 1 for 2 real images"):
+        intensity_distance([pair], [pair, pair], ["a"], schema)
