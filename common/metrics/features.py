@@ -3,7 +3,7 @@
 N samples (slices), F features.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +24,13 @@ from common.metrics.values import Value, mean_of, not_computed
 LabelMap = npt.NDArray[np.uint8]
 Image = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Triple = tuple[Floats, Floats, Floats]
+Sample = tuple[Floats, npt.NDArray[np.str_]]
+"""Slices (N, F) and the person of each."""
+Triple = tuple[Sample, Sample, Sample]
 
 _FIXED = not_computed("the two real sets are fixed: there is one floor")
-_FEW = "a set has fewer than 2 slices with foreground"
+_UNBIASED = not_computed("an unbiased distance has a floor of 0 on average; compare the two")
+_FEW = "a set has fewer than 2 slices with foreground, or less than 2 persons"
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,9 @@ def feature_distance(
     With a reference (training scans, while `real` holds kept-back ones) the distance is that of the
     generated images to the reference, the floor that of `real` to the reference.
 
-    Both have the same numbers of volumes and slices in every split, so that their ratio is 1 for a
-    perfect generator; a single FID falls with the number of slices and means little.
+    Both have the same numbers of volumes and slices in every split, so that the ratio of the FIDs
+    is 1 for a perfect generator; a single FID falls with the number of slices and means little. KID
+    has no ratio: it is unbiased, and its floor about 0.
 
     Args:
         generated: features of generated images.
@@ -148,10 +152,15 @@ def feature_distance(
     }
 
 
-DISTANCES: Mapping[str, Callable[[Floats, Floats], float]] = {
-    "fid": frechet_distance,
-    "kid": kernel_distance,
-}
+def _fid(a: Sample, b: Sample) -> Value:
+    return frechet_distance(a[0], b[0])
+
+
+def _kid(a: Sample, b: Sample) -> Value:
+    return kernel_distance(a[0], b[0], list(a[1]), list(b[1]))
+
+
+DISTANCES: Mapping[str, Callable[[Sample, Sample], Value]] = {"fid": _fid, "kid": _kid}
 
 
 def _check_sets(
@@ -204,25 +213,44 @@ def _triples(
     rng = np.random.default_rng(seed)
     drawn = [
         tuple(
-            rng.permutation(np.concatenate([features.views[view][i] for i in rows]))
-            for features, rows in zip((generated, real, other), split, strict=True)
+            _rows(features, view, volumes, rng)
+            for features, volumes in zip((generated, real, other), split, strict=True)
         )
         for split in splits
     ]
-    size = min((min(len(made), len(first)) for made, first, _ in drawn), default=0)
-    return [(made[:size], first[:size], second) for made, first, second in drawn]
+    size = min((min(len(made[0]), len(first[0])) for made, first, _ in drawn), default=0)
+    return [
+        ((made[0][:size], made[1][:size]), (first[0][:size], first[1][:size]), second)
+        for made, first, second in drawn
+    ]
+
+
+def _rows(
+    features: SliceFeatures, view: str, volumes: Iterable[int], rng: np.random.Generator
+) -> Sample:
+    """Return the slices of some volumes, shuffled; a volume of nobody's is a person of its own."""
+    parts = [(features.views[view][v], v) for v in volumes]
+    persons = features.persons or tuple(f"volume {v}" for v in range(features.volumes))
+    names = np.array([persons[v] for rows, v in parts for _ in rows], dtype=np.str_)
+    order = rng.permutation(len(names))
+    return np.concatenate([rows for rows, _ in parts])[order], names[order]
 
 
 def _view(triples: Sequence[Triple], *, fixed: bool) -> dict[str, object]:
-    made = triples[0][0] if triples else np.zeros((0, 0))
-    least = min((len(part) for triple in triples for part in triple), default=0)
+    made = triples[0][0][0] if triples else np.zeros((0, 0))
+    samples = [sample for triple in triples for sample in triple]
+    enough = bool(samples) and all(len(set(persons)) > 1 for _, persons in samples)
     found: dict[str, object] = {"slices": len(made), "features": made.shape[1]}
     for kind, distance in DISTANCES.items():
-        if least < 2:
+        if not enough:
             found[kind] = dict.fromkeys(_KEYS, not_computed(_FEW) if triples else ONE_PERSON)
-        else:
-            numbers = against_floor(distance, triples, _FEW)
-            found[kind] = numbers | ({"floor_p95": _FIXED} if fixed else {})
+            continue
+        numbers = against_floor(distance, triples, _FEW)
+        if fixed:
+            numbers["floor_p95"] = _FIXED
+        if kind == "kid":
+            numbers["ratio"] = _UNBIASED
+        found[kind] = numbers
     return found
 
 

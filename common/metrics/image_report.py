@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from common.data.datasets import PairSet
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
 from common.metrics.alignment import Segment, alignment
@@ -51,6 +52,40 @@ class ImageSet:
                 "ids, at least 1 of each and one number wanted; give a mask and an id per image"
             )
         check_persons(self.persons, len(self.images), "images")
+
+
+def read_images(pairset: PairSet, split: str | None = None) -> ImageSet:
+    """Read the pairs of a pair set, images clipped to [0, 1].
+
+    Args:
+        pairset: real or generated pairs.
+        split: "training" or "validation"; None for both.
+
+    Raises:
+        MedpairError: if the split is empty.
+    """
+    pairs = [pairset.read(name) for name in pairset.ids(split)]
+    return ImageSet(
+        [pair.id for pair in pairs],
+        [np.clip(pair.image, 0, 1) for pair in pairs],
+        [pair.label for pair in pairs],
+        [pairset.person(pair.id) for pair in pairs],
+    )
+
+
+def scans_of(generated: ImageSet, real: ImageSet) -> list[Image] | None:
+    """Return the real scan of every generated image, None unless all masks are those of scans.
+
+    Args:
+        generated: images with their masks.
+        real: real scans; one of equal id and mask is the scan of an image.
+    """
+    known = {name: index for index, name in enumerate(real.ids)}
+    rows = [known.get(name) for name in generated.ids]
+    for row, label in zip(rows, generated.labels, strict=True):
+        if row is None or not np.array_equal(real.labels[row], label):
+            return None
+    return [real.images[row] for row in rows if row is not None]
 
 
 def judge_images(

@@ -3,6 +3,8 @@
 N samples, F features.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -40,33 +42,51 @@ def frechet_distance(a_NF: Floats, b_NF: Floats) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + max(spread, 0.0))
 
 
-def kernel_distance(a_NF: Floats, b_NF: Floats) -> float:
+def kernel_distance(
+    a_NF: Floats,
+    b_NF: Floats,
+    a_groups: Sequence[str] | None = None,
+    b_groups: Sequence[str] | None = None,
+) -> float:
     """Return the kernel distance (KID): the unbiased squared MMD with k(x, y) = (x.y / F + 1)^3.
+
+    Pairs of one group are left out of the means within a set, as each sample's pair with itself is.
+    Slices of one person are no independent samples: every person shows the same positions once, so
+    that without groups slices of a set seem less alike than those of two sets.
 
     Args:
         a_NF: features, at least 2 samples; all of them are used at once.
         b_NF: features of the other set.
+        a_groups: the person of each sample, at least 2; by default every sample is its own.
+        b_groups: those of the other set.
 
     Returns:
-        The estimate in float64; below 0 by chance where the sets are alike.
+        The estimate in float64; 0 on average where the sets are alike, so below 0 by chance.
 
     Raises:
-        MedpairError: as `frechet_distance`.
+        MedpairError: as `frechet_distance`, or if a set has a single group.
 
     Source:
         Binkowski et al. 2018 (1801.01401), section 4.
     """
     a, b = _checked(a_NF, b_NF)
+    across = float(_kernel(a, b).mean())
+    return _within(a, a_groups) + _within(b, b_groups) - 2 * across
 
-    def kernel(x: Floats, y: Floats) -> Floats:
-        values: Floats = (x @ y.T / x.shape[1] + 1) ** 3
-        return values
 
-    def within(x: Floats) -> float:
-        values = kernel(x, x)
-        return float((values.sum() - np.trace(values)) / (len(x) * (len(x) - 1)))
+def _kernel(x: Floats, y: Floats) -> Floats:
+    values: Floats = (x @ y.T / x.shape[1] + 1) ** 3
+    return values
 
-    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
+
+def _within(x: Floats, groups: Sequence[str] | None) -> float:
+    names = np.arange(len(x)) if groups is None else np.array(groups)
+    apart = names[:, None] != names[None, :]
+    if not apart.any():
+        raise MedpairError(
+            f"features: {len(x)} samples of one group, at least 2 groups wanted; give more volumes"
+        )
+    return float(_kernel(x, x)[apart].mean())
 
 
 def _checked(a: Floats, b: Floats) -> tuple[Floats, Floats]:

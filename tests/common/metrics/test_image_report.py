@@ -8,9 +8,18 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from common.data.datasets import Pair, PairSet
 from common.errors import MedpairError
 from common.metrics.extractors import MapExtractor
-from common.metrics.image_report import NO_EXTRACTOR, NO_SEGMENTER, UNPAIRED, ImageSet, judge_images
+from common.metrics.image_report import (
+    NO_EXTRACTOR,
+    NO_SEGMENTER,
+    UNPAIRED,
+    ImageSet,
+    judge_images,
+    read_images,
+    scans_of,
+)
 
 LEVELS = np.array([0.05, 0.2, 0.9, 0.5], np.float32)
 
@@ -115,3 +124,25 @@ def test_a_set_names_every_image_its_mask_and_its_person(held_out) -> None:
         ImageSet(["a"], one, [], ["a"])
     with pytest.raises(MedpairError, match="persons: 2 for 1 real images"):
         ImageSet(["a"], one, held_out.labels[:1], ["a", "b"])
+
+
+def test_pair_sets_are_read_with_persons_and_in_0_to_1(schema, held_out, tmp_path) -> None:
+    pairs = PairSet.create(tmp_path / "real", schema, (1.0, 1.0, 1.0), None, {"method": "none"})
+    for number, name in enumerate(held_out.ids):
+        pair = Pair(name, 2 * held_out.images[number], held_out.labels[number], np.eye(4))
+        split = "training" if number < 4 else "validation"
+        pairs.write(pair, {"split": split, "person": f"p{number // 2}"})
+    kept = read_images(pairs, "validation")
+    assert (kept.ids, kept.persons) == (["h4", "h5"], ["p2", "p2"])
+    assert kept.images[0].max() == 1
+    np.testing.assert_array_equal(kept.labels[1], held_out.labels[5])
+    assert len(read_images(pairs).ids) == 6
+
+
+def test_the_scan_of_an_image_has_its_name_and_its_mask(held_out) -> None:
+    made = ImageSet(held_out.ids[3:], held_out.images[:3], held_out.labels[3:], ["x"] * 3)
+    found = scans_of(made, held_out)
+    assert all(a is b for a, b in zip(found, held_out.images[3:], strict=True))
+    other = ImageSet(held_out.ids[3:], held_out.images[:3], held_out.labels[2:5], ["x"] * 3)
+    assert scans_of(other, held_out) is None
+    assert scans_of(held_out, made) is None

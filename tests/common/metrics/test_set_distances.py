@@ -91,6 +91,34 @@ def test_kernel_distance_is_unbiased() -> None:
     assert min(values) < 0 < max(values)
 
 
+def test_pairs_of_one_group_do_not_count() -> None:
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=(5, 3)), rng.normal(size=(4, 3))
+    groups = ["p", "p", "q", "r", "r"]
+    pairs = [(i, j) for i in range(5) for j in range(5) if groups[i] != groups[j]]
+    within_a = np.mean([(a[i] @ a[j] / 3 + 1) ** 3 for i, j in pairs])
+    plain = np.mean([(a[i] @ a[j] / 3 + 1) ** 3 for i in range(5) for j in range(5) if i != j])
+    found = kernel_distance(a, b, groups) - kernel_distance(a, b)
+    assert found == pytest.approx(within_a - plain)
+    with pytest.raises(MedpairError, match="5 samples of one group"):
+        kernel_distance(a, b, ["p"] * 5)
+
+
+def test_by_person_the_estimate_is_unbiased_for_slices_at_equal_positions() -> None:
+    """Every person shows the same positions once: slices are no independent draws."""
+    rng = np.random.default_rng(6)
+    positions = 3 * rng.normal(size=(5, 4))
+    groups = np.repeat(["a", "b", "c"], 5)
+    plain, by_person = [], []
+    for _ in range(300):
+        x, y = (np.tile(positions, (3, 1)) + rng.normal(size=(15, 4)) for _ in range(2))
+        plain.append(kernel_distance(x, y))
+        by_person.append(kernel_distance(x, y, groups, groups))
+    error = np.std(by_person) / np.sqrt(len(by_person))
+    assert abs(np.mean(by_person)) < 3 * error
+    assert np.mean(plain) < -10 * error
+
+
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
 def test_sets_that_cannot_be_compared_are_refused(distance) -> None:
     x = np.zeros((3, 4))
