@@ -174,7 +174,7 @@ def test_others_reach_masks_and_features_by_config_keys(trained: Path) -> None:
     masks, maps = segment(images), features(images)
     assert masks.shape == images.shape
     assert masks.dtype == torch.uint8
-    assert maps.shape == (2, 8, 5, 5, 4)
+    assert maps.shape == (2, 6, 9, 9, 8)
     assert maps.std() > 0
 
 
