@@ -99,7 +99,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(kind: str, trained: Path, out: Path, **changes: Any) -> None:
     options = {**SMALL, "weights": str(trained / "model.pt"), "output_dir": str(out), **changes}
-    bundle_run(config_file=str(CONFIGS / f"{kind}.yaml"), logging_file=False, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained.parent)
+        bundle_run(config_file=str(CONFIGS / f"{kind}.yaml"), logging_file=False, **options)
 
 
 def test_training_writes_weights_and_reports(trained: Path) -> None:
