@@ -68,6 +68,16 @@ def images_to_refine(data: Arrays, dataset_dir: str, image_dir: str | None) -> l
     return [_same_grid(masks.read(name), images.read(name), image_dir) for name in data.ids]
 
 
+def images_before(
+    data: Arrays, dataset_dir: str, before_dir: str | None
+) -> list[np.ndarray] | None:
+    """Return the image stage's image of every training mask, None without such a pair set.
+
+    Args, errors: as for `images_to_refine`.
+    """
+    return None if before_dir is None else images_to_refine(data, dataset_dir, before_dir)
+
+
 def _same_grid(mask: Pair, image: Pair, image_dir: str) -> np.ndarray:
     if image.image.shape != mask.label.shape:
         raise MedpairError(

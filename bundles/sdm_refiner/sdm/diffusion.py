@@ -5,7 +5,7 @@ N slices, C image channels, M mask channels, a, b slice size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,24 +28,55 @@ class SliceDiffusion:
         noise_emphasis: exponent k > 0; t is drawn with density proportional to t^(k-1), so k < 1
             trains the low noise levels, at which a refiner works, more often (paper: 1).
         mask_dropout: share of slices trained without a mask, for guidance (paper: 0.2).
+        before_share: share of the slices with t in ``before_range`` whose x_t is made from the
+            image to be refined instead of the real one, where the data hold it (paper: 0).
+        before_range: first and last t + 1 of them; near t = 0 the two cannot be told apart.
     """
 
     schedule: NoiseSchedule
     prediction: Prediction = "eps"
     noise_emphasis: float = 1.0
     mask_dropout: float = 0.0
+    before_share: float = 0.0
+    before_range: Sequence[int] = (5, 200)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.mask_dropout <= 1 or self.noise_emphasis <= 0:
+        shares = (self.mask_dropout, self.before_share)
+        if min(shares) < 0 or max(shares) > 1 or self.noise_emphasis <= 0:
             raise MedpairError(
-                f"mask_dropout {self.mask_dropout}, noise_emphasis {self.noise_emphasis}; want "
-                "0..1 and above 0; correct the config"
+                f"mask_dropout and before_share {shares}, noise_emphasis {self.noise_emphasis}; "
+                "want 0..1 and above 0; correct the config"
             )
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` time steps in 0..T-1, int64."""
         uniform = torch.rand(count, generator=generator) ** (1 / self.noise_emphasis)
         return (uniform * self.schedule.T).long().clamp(max=self.schedule.T - 1)
+
+    def noise_from(
+        self, x_0: Tensor, before: Tensor, eps: Tensor, t: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return the noise that leads from x_0 to the noised image before the refinement.
+
+        For the slices chosen by chance, x_t = alpha before + sigma eps = alpha x_0 + sigma eps'
+        with eps' = eps + (alpha / sigma) (before - x_0): a network that predicts eps' learns to
+        undo the errors of the image stage besides the noise.
+
+        Args:
+            x_0: real slices (N, C, a, b).
+            before: the image stage's slices for the same masks.
+            eps: standard normal noise.
+            t: (N,) time steps.
+            generator: draws which slices.
+
+        Returns:
+            eps' for the chosen slices, eps for the others.
+        """
+        low, high = self.before_range
+        chosen = torch.rand(len(t), generator=generator) < self.before_share
+        chosen = (chosen & (low <= t) & (t < high)).view(-1, 1, 1, 1)
+        alpha, sigma = (a.to(eps).view(-1, 1, 1, 1) for a in self.schedule.alpha_sigma(t))
+        return torch.where(chosen, eps + alpha / sigma * (before - x_0), eps)
 
 
 class PrepareSliceBatch:
@@ -75,6 +106,8 @@ class PrepareSliceBatch:
         t = d.draw_timesteps(len(x_0), generator)
         eps = torch.randn(x_0.shape, generator=generator)
         kept = torch.rand(len(x_0), generator=generator) >= d.mask_dropout
+        if "before" in batchdata:
+            eps = d.noise_from(x_0, batchdata["before"], eps, t, generator)
         x_t = add_noise(d.schedule, x_0, eps, t)
         target = training_target(d.schedule, x_0, eps, t, d.prediction)
         label, position = batchdata["label"], batchdata["position"]

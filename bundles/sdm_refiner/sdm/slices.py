@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -99,6 +100,8 @@ class SliceBatches:
         stride: slices are padded to multiples of it.
         augment: random changes; None for none.
         views: the views to draw from.
+        before: images of the same masks to be refined, see `sdm.data.images_to_refine`; None for
+            none.
 
     Raises:
         MedpairError: if the data are of another schema or number of classes, or a view is unknown.
@@ -114,6 +117,7 @@ class SliceBatches:
         stride: int = 8,
         augment: AugmentRanges | None = None,
         views: tuple[str, ...] | list[str] = ("axial", "coronal", "sagittal"),
+        before: Sequence[np.ndarray] | None = None,
     ) -> None:
         check_schema(data.schema, schema, num_classes)
         self.planes = view_names(data.schema.slice_axis)
@@ -125,18 +129,24 @@ class SliceBatches:
         self.flip_lut = torch.as_tensor(data.schema.flip_lut)
         self.num_classes = num_classes
         self.image, self.label = stack_volumes(data, stride)
+        self.channels = self.image.shape[1]
+        if before is not None:
+            changed, _ = stack_volumes(replace(data, images=list(before)), stride)
+            self.image = torch.cat([self.image, changed], dim=1)
 
     def __call__(self, generator: torch.Generator) -> Batch:
         """Return one batch.
 
         Returns:
             ``image`` (N, C, a, b) in [-1, 1], ``label`` windows (N, L, a, b) uint8, ``position``
-            (N, 2) and ``view``.
+            (N, 2) and ``view``; ``before`` (N, C, a, b), the images to refine, where given.
         """
         view = self.views[int(torch.randint(len(self.views), (), generator=generator))]
         rows = [self._one(self.planes.index(view), generator) for _ in range(self.batch_size)]
         image, label, position = (torch.stack(column) for column in zip(*rows, strict=True))
-        return {"image": image, "label": label, "position": position, "view": view}
+        batch = {"label": label, "position": position, "view": view}
+        names = ("image", "before")[: image.shape[1] // self.channels]
+        return batch | dict(zip(names, image.split(self.channels, dim=1), strict=True))
 
     def _one(self, axis: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         volume = int(torch.randint(len(self.image), (), generator=generator))
