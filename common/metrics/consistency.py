@@ -5,7 +5,7 @@ is the mean of |I[k] - I[k-1]| over the voxels where the mask is foreground in e
 Axes are named D, H, W. All intensities are in one unit for generated and real images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,35 @@ def bend_profile(image: Image, label: LabelMap, axis: int) -> Floats:
     return _masked_mean(np.abs(np.diff(image_N, n=2, axis=0)), shown_N[1:-1])
 
 
+def offset_profile(image: Image, label: LabelMap, axis: int) -> Floats:
+    """Return by how much whole slices lie above or below the mean of their two neighbours.
+
+    |mean of I[k-1] - 2 I[k] + I[k+1]| / 2 over the voxels that are foreground in all three: noise
+    and detail of single voxels average out, an offset of a whole slice stays.
+
+    Args:
+        image: (D, H, W) image.
+        label: (D, H, W) uint8 label map; all but 0 is foreground.
+        axis: 0, 1 or 2.
+
+    Returns:
+        (n - 2,) for n slices; entry k - 1 belongs to slice k, NaN without such voxels.
+
+    Raises:
+        MedpairError: if the shapes differ.
+    """
+    image_N, shown_N = _slices(image, label, axis)
+    shown = shown_N[:-2] & shown_N[1:-1] & shown_N[2:]
+    return np.abs(_masked_mean(np.diff(image_N, n=2, axis=0), shown)) / 2
+
+
+PROFILES: Mapping[str, Callable[[Image, LabelMap, int], Floats]] = {
+    "slice_noise": step_profile,
+    "odd_even": bend_profile,
+    "slice_offset": offset_profile,
+}
+
+
 def seam_index(image: Image, label: LabelMap, joints: Sequence[int], axis: int) -> Value:
     """Return how much larger the steps at joints are than the steps around them.
 
@@ -114,11 +143,11 @@ def consistency(
         real_labels: their label maps.
 
     Returns:
-        Per axis "D", "H", "W": ``slice_noise``, the mean step over that of the real scans (1: as
-        real, above 1: flicker or stripes across the axis, below 1: too smooth); ``odd_even``, the
-        same of `bend_profile`, which answers to alternation from slice to slice alone; and for both
-        ``..._real_range``: lowest and highest of single real scans, on the same scale. Noise raises
-        all axes, slice-wise flicker one of them more than the others.
+        Per axis "D", "H", "W", each the mean over slices and images divided by that of the real
+        scans (1: as real): ``slice_noise`` of `step_profile` (below 1: too smooth), ``odd_even`` of
+        `bend_profile` (alternation of voxels from slice to slice, noise included) and
+        ``slice_offset`` of `offset_profile` (flicker and stripes: whole slices too bright or too
+        dark); and ``..._real_range``: lowest and highest of single real scans, on the same scale.
 
     Raises:
         MedpairError: if a set is empty, or numbers or shapes differ.
@@ -132,7 +161,7 @@ def consistency(
     report: dict[str, dict[str, object]] = {}
     for axis, name in enumerate(AXES):
         report[name] = {}
-        for key, profile in (("slice_noise", step_profile), ("odd_even", bend_profile)):
+        for key, profile in PROFILES.items():
             made, scans = (
                 [_mean(profile(i, m, axis)) for i, m in zip(images, masks, strict=True)]
                 for images, masks in ((generated, labels), (real, real_labels))

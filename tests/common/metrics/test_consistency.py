@@ -5,7 +5,14 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from common.errors import MedpairError
-from common.metrics.consistency import bend_profile, consistency, seam_index, step_profile
+from common.metrics.consistency import (
+    PROFILES,
+    bend_profile,
+    consistency,
+    offset_profile,
+    seam_index,
+    step_profile,
+)
 
 SIZE = (20, 14, 16)
 
@@ -45,6 +52,25 @@ def test_alternation_bends_by_four_times_its_amplitude(axis, ramp, full) -> None
     bends = bend_profile(flicker(ramp, axis, 0.05), full, axis)
     assert bends.shape == (SIZE[axis] - 2,)
     np.testing.assert_allclose(bends, 0.2, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_offset_of_a_slice_is_what_it_lies_above_its_neighbours(axis, ramp, full) -> None:
+    moved = ramp.copy()
+    np.moveaxis(moved, axis, 0)[6] += 0.08
+    found = offset_profile(moved, full, axis)
+    np.testing.assert_allclose(found[4:7], [0.04, 0.08, 0.04], atol=1e-6)
+    np.testing.assert_allclose(np.delete(found, [4, 5, 6]), 0, atol=1e-6)
+
+
+def test_offsets_look_at_voxels_with_foreground_in_all_three_slices() -> None:
+    image, label = np.zeros((4, 1, 3), np.float32), np.ones((4, 1, 3), np.uint8)
+    image[1] = [[1.0, 3.0, 100.0]]
+    label[0, 0, 2] = 0
+    label[3] = 0
+    found = offset_profile(image, label, 0)
+    assert found[0] == 2  # (1 + 3) / 2
+    assert np.isnan(found[1])
 
 
 def test_a_step_counts_where_either_slice_is_foreground() -> None:
@@ -98,10 +124,10 @@ def test_real_scans_are_as_consistent_as_themselves(full) -> None:
     images = scans(3, 1)
     report = consistency(images, [full] * 3, images, [full] * 3)
     for axis in "DHW":
-        for key in ("slice_noise", "odd_even"):
+        for key in PROFILES:
             low, high = report[axis][f"{key}_real_range"]
             assert report[axis][key] == pytest.approx(1)
-            assert 0.8 < low < 1 < high < 1.2
+            assert 0.6 < low < 1 < high < 1.4
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -112,10 +138,19 @@ def test_flicker_shows_along_its_axis_only_and_most_in_alternation(axis, full) -
     for number, name in enumerate("DHW"):
         values = report[name]
         if number == axis:
+            assert values["slice_offset"] > 3 * values["odd_even"]
             assert values["odd_even"] > values["slice_noise"] > 1.5
         else:
-            assert values["odd_even"] == pytest.approx(1, rel=1e-4)
-            assert values["slice_noise"] == pytest.approx(1, rel=1e-4)
+            assert [values[key] for key in PROFILES] == pytest.approx([1, 1, 1], rel=1e-4)
+
+
+def test_noise_of_voxels_is_no_offset_of_slices(full) -> None:
+    rng = np.random.default_rng(4)
+    real = [image + 0.03 * np.sin(np.arange(SIZE[0]))[:, None, None] for image in scans(3, 4)]
+    made = [image + 0.03 * rng.normal(size=SIZE) for image in real]
+    values = consistency(made, [full] * 3, real, [full] * 3)["D"]
+    assert values["odd_even"] > 1.3
+    assert values["slice_offset"] == pytest.approx(1, abs=0.15)
 
 
 def test_a_blurred_image_is_too_smooth_along_all_axes(full) -> None:

@@ -1,0 +1,34 @@
+"""Bundles opened by the keys of their configs alone."""
+
+import pytest
+import torch
+
+from common.data.datasets import load_arrays
+from common.errors import MedpairError
+from common.metrics.alignment import alignment
+from common.metrics.extractors import MapExtractor
+from common.stages import open_key
+
+
+def test_no_bundle_opens_nothing() -> None:
+    assert open_key(None, "features", "tiny") is None
+
+
+def test_a_preset_without_weights_says_which_ship() -> None:
+    with pytest.raises(MedpairError, match="no weights for preset 'huge', it ships tiny"):
+        open_key("segmentation_eval", "features", "huge")
+
+
+def test_the_segmenter_opens_as_what_the_metrics_want() -> None:
+    data = load_arrays("phantom:brain4:24x20x22:1", "training")
+    image, label = data.images[0], data.labels[0]
+    features, segment = (
+        open_key("segmentation_eval", key, "tiny") for key in ("features", "segment")
+    )
+    found = MapExtractor(features, "encoder")(image, label, data.schema.slice_axis)
+    assert set(found) == {"A", "C", "S"}
+    assert len({rows.shape[1] for rows in found.values()}) == 1
+    mask = segment(torch.from_numpy(2 * image.clip(0, 1) - 1)[None])
+    assert (mask.dtype, mask.shape) == (torch.uint8, (1, *image.shape))
+    report = alignment(segment, [image], [label], [image], [label], data.schema)
+    assert report["mean"]["ratio"] == 1
