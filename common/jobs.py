@@ -7,7 +7,7 @@ queue: a finished pair is never made again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def run_stages(
         stages: callables by name, in order.
         job: what is to be made.
         parameters: what decides the bytes besides the job; goes to `dataset.json`.
-        masks: pair set whose masks start the batches, in the order of its ids.
+        masks: pair set whose masks and images start the batches, in the order of its ids.
         progress: called with (stage, finished volumes, volumes).
 
     Returns:
@@ -140,15 +140,12 @@ def _first_batch(
             f"{g.size}; prepare it for this preset"
         )
     ids = masks.ids()
-    labels = [masks.read(ids[v % len(ids)]).label for v in volumes]
-    return PairBatch(
-        volumes,
-        job.seed,
-        pairset.schema,
-        g.spacing,
-        g.size,
-        starts,
-        torch.from_numpy(np.stack(labels)),
+    pairs = [masks.read(ids[v % len(ids)]) for v in volumes]
+    image = torch.from_numpy(np.stack([pair.image for pair in pairs]))
+    return replace(
+        batch,
+        label_VDHW=torch.from_numpy(np.stack([pair.label for pair in pairs])),
+        image_VDHW=(2 * image - 1).clamp(-1, 1),
     )
 
 

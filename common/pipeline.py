@@ -42,7 +42,7 @@ def generate(
         start: first generated slice; None draws it.
         weights: folder that `train` wrote; None takes the weights that ship.
         stages: names of the stages to run; None runs all.
-        data: pair set whose masks replace those of a left-out mask stage.
+        data: pair set whose masks and images replace those of left-out stages.
         progress: called with (task, done, total).
 
     Returns:
@@ -96,7 +96,7 @@ def generate_pipeline(
         start: first generated slice, 0..D-1; None draws it per volume.
         weights: folder that `train` wrote; None takes the weights that ship.
         only: names of the stages to run; None runs all.
-        data: pair set whose masks replace those of the left-out mask stage.
+        data: pair set whose masks and images replace those of left-out stages.
         progress: called with (task, done, total).
 
     Returns:

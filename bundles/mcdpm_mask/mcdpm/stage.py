@@ -54,7 +54,8 @@ class MaskStage:
             seed=batch.seed,
         )
         labels = torch.stack([self._finish(volume, batch) for volume in scores])
-        return replace(batch, label_VDHW=labels, start=starts)
+        # an image that came along belongs to another mask
+        return replace(batch, label_VDHW=labels, image_VDHW=None, start=starts)
 
     def _starts(self, batch: PairBatch) -> tuple[int, ...]:
         room = max(1, batch.size[0] - self.sampler.window + 1)
