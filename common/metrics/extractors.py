@@ -106,17 +106,20 @@ class SliceNetwork:
         self.network, self.name, self.size, self.batch = network.eval(), name, size, batch
         self.mean, self.std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
 
-    @torch.inference_mode()
     def __call__(self, image: Image, label: LabelMap, slice_axis: str) -> dict[str, Floats]:
         """Return the features per view, see `SliceExtractor`."""
-        unit = np.clip(image, 0, 1)
         rows = {}
         for axis, view in enumerate(views(slice_axis)):
             keep = np.flatnonzero(label.any(axis=_others(axis)))
-            slices = torch.from_numpy(np.moveaxis(unit, axis, 0)[keep].astype(np.float32))
-            parts = [self._forward(part) for part in slices.split(self.batch)]
-            rows[view] = torch.cat(parts).double().numpy()
+            rows[view] = self.of_slices(np.moveaxis(image, axis, 0)[keep])
         return rows
+
+    @torch.inference_mode()
+    def of_slices(self, slices_NHW: Image) -> Floats:
+        """Return the features (N, F) of single slices, normalised intensities (0..1, clipped)."""
+        slices = torch.from_numpy(np.clip(slices_NHW, 0, 1).astype(np.float32))
+        parts = [self._forward(part) for part in slices.split(self.batch)]
+        return torch.cat(parts).double().numpy()
 
     def _forward(self, slices_NHW: Tensor) -> Tensor:
         height, width = slices_NHW.shape[1:]

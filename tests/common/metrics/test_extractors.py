@@ -86,6 +86,13 @@ def test_a_slice_network_sees_normalised_squares_of_its_size(ramp, box) -> None:
     np.testing.assert_allclose(found["A"][:, 2], grey / 2, atol=1e-6)
 
 
+def test_single_slices_have_the_features_that_they_have_in_a_volume(ramp, box) -> None:
+    network = SliceNetwork(Channels(), "toy", size=8)
+    found = network.of_slices(ramp[3:7])
+    np.testing.assert_array_equal(found, network(ramp, box, "SI")["A"])
+    np.testing.assert_array_equal(network.of_slices(9 + ramp[:2]), network.of_slices(ramp[:2] ** 0))
+
+
 def test_a_slice_network_without_slices_gives_no_samples(ramp, box) -> None:
     found = SliceNetwork(Channels(), "toy", size=8)(ramp, np.zeros_like(box), "SI")
     assert all(len(rows) == 0 for rows in found.values())
