@@ -72,8 +72,8 @@ class UnconditionalDenoisers(nn.Module):
         self,
         x_NCHW: Tensor,
         timesteps_N: Tensor,
-        mask_NMHW: Tensor | None,
-        position_N2: Tensor | None,
+        mask_NMHW: Tensor | None,  # noqa: ARG002 - called as `ViewDenoisers`
+        position_N2: Tensor | None,  # noqa: ARG002
         view: str,
     ) -> Tensor:
         """Return the prediction for slices of a view.
