@@ -16,7 +16,13 @@ from torch import Tensor
 from common.diffusion.guidance import Denoiser
 from common.diffusion.overlap import Imposer, KnownSlices, Level
 from common.diffusion.rng import NoiseSource
-from common.diffusion.schedules import FlowSchedule, Prediction, Schedule, to_x0_eps
+from common.diffusion.schedules import (
+    FlowSchedule,
+    Prediction,
+    Schedule,
+    learned_log_variance,
+    to_x0_eps,
+)
 from common.errors import MedpairError
 
 Clip = tuple[float, float]
@@ -37,6 +43,7 @@ def ddpm(
     overlap: KnownSlices | None = None,
     clip: Clip | None = None,
     on_step: OnStep | None = None,
+    learned_sigma: bool = False,
 ) -> Tensor:
     """Ancestral sampling from the posterior q(x_s | x_t, x_0), exact for any subset of timesteps.
 
@@ -52,23 +59,31 @@ def ddpm(
         clip: (lowest, highest) value of the estimated x_0; eps follows. None: no clipping.
         on_step: called as on_step(move, t, x) after every move with the state it led to; t is
             the timestep of that state (-1 when clean).
+        learned_sigma: the output has twice the channels of x, on axis 1: the prediction, then
+            logits of the variance, see `learned_log_variance`. Other samplers take no such output.
 
     Returns:
         x_0, (B, ...).
 
     Raises:
-        MedpairError: if the timesteps do not fall or leave the schedule, or a jump does not fit.
+        MedpairError: if the timesteps do not fall or leave the schedule, a jump does not fit, or
+            the output has another number of channels.
 
-    Source: Ho et al. (2006.11239), eq. 6-7, between neighbours of the subset.
+    Source: Ho et al. (2006.11239), eq. 6-7, between neighbours of the subset; learned variance:
+    Nichol and Dhariwal (2102.09672), eq. 15.
     """
     levels = _levels(schedule, timesteps)
-    predict = _predictor(denoiser, x_T, levels, prediction, clip)
+    split = _VarianceSplit(denoiser)
+    predict = _predictor(split if learned_sigma else denoiser, x_T, levels, prediction, clip)
     coefficients = [_posterior(t, s) for t, s in pairwise(levels)]
 
     def step(x: Tensor, i: int, move: int) -> Tensor:
         by_x, by_x_0, std = coefficients[i]
         mean = by_x * x + by_x_0 * predict(x, i)[0]
-        return mean if std == 0 else mean + std * noise(move, "step")
+        if std == 0:
+            return mean
+        spread = split.std(levels[i], levels[i + 1]) if learned_sigma else std
+        return mean + spread * noise(move, "step")
 
     imposer = Imposer(overlap, levels, schedule, noise, fresh=True)
     return _walk(step, x_T, imposer, on_step)
@@ -257,6 +272,29 @@ def _predictor(
     return predict
 
 
+class _VarianceSplit:
+    """A denoiser that puts out the prediction and keeps the logits of the variance."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        output = self.denoiser(x, t)
+        if output.shape[1] != 2 * x.shape[1]:
+            raise MedpairError(
+                f"learned_sigma: the network puts out {output.shape[1]} channels; want "
+                f"{2 * x.shape[1]}, prediction and variance; use a network trained with it"
+            )
+        prediction, logits = output.chunk(2, dim=1)
+        self.logits = logits.to(x.dtype)
+        return prediction
+
+    def std(self, t: Level, s: Level) -> Tensor:
+        """Std of the step from t to s at the latest output, s not clean."""
+        log_beta, log_posterior = math.log(_step_noise(t, s)), 2 * math.log(_posterior(t, s)[2])
+        return (learned_log_variance(self.logits, log_beta, log_posterior) / 2).exp()
+
+
 def _walk(step: _Step, x: Tensor, imposer: Imposer, on_step: OnStep | None) -> Tensor:
     """Take the state through all stops, with jumps back and known slices where asked."""
     x = imposer.impose(x, 0, 0)
@@ -272,6 +310,11 @@ def _posterior(t: Level, s: Level) -> tuple[float, float, float]:
     """Mean weights of x_t and x_0, and the std, of q(x_s | x_t, x_0). Source: 2006.11239, eq. 7."""
     ratio, share = t.alpha / s.alpha, _forward_share(t, s)
     return ratio * (s.sigma / t.sigma) ** 2, s.alpha * share, s.sigma * math.sqrt(share)
+
+
+def _step_noise(t: Level, s: Level) -> float:
+    """The variance of q(x_t | x_s), DDPM's beta between the two. Source: 2006.11239, eq. 2."""
+    return 1 - (t.alpha / s.alpha) ** 2
 
 
 def _ddim_noise(t: Level, s: Level, eta: float) -> tuple[float, float]:

@@ -321,6 +321,25 @@ def to_x0_eps(
     return (x_t - sigma * output) / alpha, {"eps": output}[_known(prediction)]
 
 
+def learned_log_variance(
+    logits: Tensor, log_beta: float | Tensor, log_posterior: float | Tensor
+) -> Tensor:
+    """The logarithm of a step's variance that a network puts out.
+
+    Args:
+        logits: v, any shape; +1 gives the upper, -1 the lower bound.
+        log_beta: the upper bound, log of the variance of q(x_t | x_s).
+        log_posterior: the lower bound, log of the variance of q(x_s | x_t, x_0).
+
+    Returns:
+        v' log_beta + (1 - v') log_posterior with v' = (v + 1) / 2, of v's shape.
+
+    Source: Nichol and Dhariwal (2102.09672), eq. 15, with v in -1..1 as in their code.
+    """
+    share = (logits + 1) / 2
+    return share * log_beta + (1 - share) * log_posterior
+
+
 def _known(prediction: Prediction) -> Prediction:
     if prediction not in ("eps", "x0", "v", "flow"):
         raise MedpairError(

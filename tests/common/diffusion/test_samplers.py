@@ -127,6 +127,75 @@ def test_ddpm_steps_by_bayes_rule_between_neighbours_of_the_subset(gap: int) -> 
     assert seen[1] - seen[0] == pytest.approx(precision**-0.5, rel=1e-9)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("steps", [(600, 599), (600, 300)])
+def test_a_learned_variance_lies_between_posterior_and_upper_bound(
+    channels: int, steps: tuple[int, int]
+) -> None:
+    schedule, x_T = cosine(), torch.randn(2, channels, 3, 4, dtype=F64)
+    (a_t, s_t), (a_s, s_s) = (schedule.alpha_sigma(t) for t in steps)
+    beta = 1 - (a_t / a_s) ** 2
+
+    def std(v: float | None) -> Tensor:
+        """What one unit of noise adds in the first step."""
+        logits = torch.full_like(x_T, math.nan if v is None else v)
+        output = torch.cat([0.3 * x_T, logits], 1)[:, : channels * (1 if v is None else 2)]
+        seen: list[Tensor] = []
+        for z in (0.0, 1.0):
+            ddpm(
+                lambda x, _: output if x is x_T else torch.zeros_like(output),
+                x_T,
+                schedule,
+                steps,
+                noise=lambda *_, z=z: torch.full_like(x_T, z),  # type: ignore[misc]
+                prediction="v",
+                on_step=lambda move, _, x: seen.append(x) if move == 0 else None,
+                learned_sigma=v is not None,
+            )
+        return seen[1] - seen[0]
+
+    assert torch.allclose(std(1.0), torch.full_like(x_T, math.sqrt(beta)), rtol=1e-9)
+    posterior = math.sqrt(beta) * s_s / s_t
+    assert torch.allclose(std(-1.0), torch.full_like(x_T, posterior), rtol=1e-9)
+    assert torch.allclose(std(-1.0), std(None), rtol=1e-9)
+    assert torch.allclose(std(0.0) ** 2, std(1.0) * std(-1.0), rtol=1e-9)  # even in logarithms
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_best_variance_makes_a_few_steps_exact(channels: int) -> None:
+    """For normal pixels q(x_s | x_t) is known; its variance is what a network learns to put out."""
+    schedule, timesteps, data_std = cosine(), (999, 800, 500, 200, 0), 0.5
+    below = dict(itertools.pairwise(timesteps)) | {0: -1}
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        now = int(t[0])
+        (a_t, s_t), (a_s, s_s) = (schedule.alpha_sigma(n) for n in (now, below[now]))
+        gain = a_t * data_std**2 / (a_t**2 * data_std**2 + s_t**2)
+        beta = 1 - (a_t / a_s) ** 2
+        posterior = beta * max(s_s, 1e-9) ** 2 / s_t**2
+        spread = (a_s * beta / s_t**2) ** 2 * data_std**2 * (1 - gain * a_t)
+        share = math.log((posterior + spread) / posterior) / math.log(beta / posterior)
+        return torch.cat([gain * x, torch.full_like(x, 2 * share - 1)], 1)
+
+    def variance(learned: bool) -> float:
+        noise = NoiseStream(0, range(2000), 1, [0] * 2000, (channels, 8), dtype=F64)
+        half: Any = lambda x, t: network(x, t)[:, :channels]  # noqa: E731
+        options: dict[str, Any] = {"noise": noise, "prediction": "x0", "learned_sigma": learned}
+        start = noise(0, "init")
+        return float(
+            ddpm(network if learned else half, start, schedule, timesteps, **options).var()
+        )
+
+    assert variance(True) == pytest.approx(data_std**2, rel=0.05)
+    assert variance(False) < 0.8 * data_std**2
+
+
+def test_a_network_without_variance_is_named() -> None:
+    x = torch.zeros(1, 3, 2)
+    with pytest.raises(MedpairError, match="puts out 3 channels; want 6"):
+        ddpm(lambda x, _: x, x, cosine(), (9,), noise=lambda *_: x, learned_sigma=True)
+
+
 def solver_error(solver: Callable[..., Tensor], law: Any, stride: int) -> float:
     """Error against the exact probability flow, with steps even in log-SNR time."""
     half_log_snr = torch.linspace(3, -3, 257, dtype=F64)
