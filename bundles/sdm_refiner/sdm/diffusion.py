@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from common.diffusion.schedules import NoiseSchedule, Prediction, add_noise, training_target
 from common.engines.batches import iteration_generator
 from common.errors import MedpairError
+from sdm.learned_sigma import pack, unpack, variational_bound
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class SliceDiffusion:
         before_share: share of the slices with t in ``before_range`` whose x_t is made from the
             image to be refined instead of the real one, where the data hold it (paper: 0).
         before_range: first and last t + 1 of them; near t = 0 the two cannot be told apart.
+        learned_sigma: the network puts out the variance of the steps too (original code: yes).
     """
 
     schedule: NoiseSchedule
@@ -39,6 +41,7 @@ class SliceDiffusion:
     mask_dropout: float = 0.0
     before_share: float = 0.0
     before_range: Sequence[int] = (5, 200)
+    learned_sigma: bool = False
 
     def __post_init__(self) -> None:
         shares = (self.mask_dropout, self.before_share)
@@ -99,7 +102,10 @@ class PrepareSliceBatch:
         non_blocking: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, str], dict[str, Any]]:
-        """Return (x_t, target, (t, mask, position, view), {})."""
+        """Return (x_t, target, (t, mask, position, view), {}).
+
+        With a learned variance the target carries what `SliceLoss` needs besides, see `pack`.
+        """
         d = self.diffusion
         generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
         x_0 = batchdata["image"]
@@ -110,6 +116,8 @@ class PrepareSliceBatch:
             eps = d.noise_from(x_0, batchdata["before"], eps, t, generator)
         x_t = add_noise(d.schedule, x_0, eps, t)
         target = training_target(d.schedule, x_0, eps, t, d.prediction)
+        if d.learned_sigma:
+            target = pack(target, x_0, x_t, t)
         label, position = batchdata["label"], batchdata["position"]
         x_t, target, t, kept, label, position = (
             value.to(device, non_blocking=non_blocking)
@@ -121,11 +129,43 @@ class PrepareSliceBatch:
 
 
 class SliceLoss(nn.Module):
-    """Mean squared error of the prediction.
+    """Mean squared error of the prediction; with a learned variance, plus the variational bound.
 
-    Source: DDPM (2006.11239), eq. 14.
+    Args:
+        diffusion: what the network is trained for; None for one without learned variance.
+        bound_weight: lambda, the weight of the bound, which trains the variance alone.
+
+    Source: DDPM (2006.11239), eq. 14; Nichol and Dhariwal (2102.09672), eq. 16.
     """
 
+    def __init__(self, diffusion: SliceDiffusion | None = None, bound_weight: float = 0.001):
+        super().__init__()
+        self.diffusion, self.bound_weight = diffusion, bound_weight
+
     def forward(self, prediction_NCab: Tensor, target_NCab: Tensor) -> Tensor:
-        """Return the scalar loss."""
-        return F.mse_loss(prediction_NCab, target_NCab)
+        """Return the scalar loss.
+
+        Args:
+            prediction_NCab: what the network puts out; with learned variance 2C channels.
+            target_NCab: from `PrepareSliceBatch`.
+
+        Raises:
+            MedpairError: if network and diffusion do not agree on the learned variance.
+        """
+        d = self.diffusion
+        if d is None or not d.learned_sigma:
+            _check_channels(prediction_NCab, target_NCab.shape[1])
+            return F.mse_loss(prediction_NCab, target_NCab)
+        target, x_0, x_t, t = unpack(target_NCab)
+        _check_channels(prediction_NCab, 2 * target.shape[1])
+        output, logits = prediction_NCab.chunk(2, dim=1)
+        bound = variational_bound(d.schedule, d.prediction, output, logits, x_0, x_t, t).mean()
+        return F.mse_loss(output, target) + self.bound_weight * d.schedule.T * bound
+
+
+def _check_channels(prediction: Tensor, wanted: int) -> None:
+    if prediction.shape[1] != wanted:
+        raise MedpairError(
+            f"the network puts out {prediction.shape[1]} channels; want {wanted}; set "
+            "learned_sigma alike in network_def and diffusion"
+        )

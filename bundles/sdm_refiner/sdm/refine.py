@@ -171,6 +171,7 @@ class _Run:
     ) -> None:
         self.network, self.label, self.image, self.how = network, label_VDHW, image_VCDHW, how
         self.seed, self.numbers = seed, list(volumes)
+        self.uses_variance = network.learned_sigma and how.sampler == "ddpm"
         self.shares = how.shares(spacing)
         self.size = (network.image_channels, *label_VDHW.shape[1:])
         self.slices = {
@@ -223,6 +224,7 @@ class _Run:
             how.timesteps,
             noise=noise,
             prediction=how.diffusion.prediction,
+            **({"learned_sigma": True} if self.uses_variance else {}),
         )
 
     def _volume_denoiser(self, view: str, most: int, kept: ModulationCache) -> Denoiser:
@@ -253,7 +255,8 @@ class _Run:
 
         def network(x: Tensor, t: Tensor, position: Tensor, maps: Modulations) -> Tensor:
             with self._autocast():
-                return self.network.denoise(x, t.float(), maps, position, view).float()
+                output = self.network.denoise(x, t.float(), maps, position, view).float()
+            return self._wanted(output, len(x) // len(chunk))
 
         position = self.slices[view].positions(chunk).to(self.label.device)
         maps = self._modulations(view, chunk)
@@ -262,6 +265,20 @@ class _Run:
         null = self._modulations(view, chunk[:1], mask=0.0)
         cond: dict[str, Condition] = {"position": position, "maps": maps}
         return classifier_free(network, cond, {"maps": null}, {"maps": self.how.guidance_scale})
+
+    def _wanted(self, output: Tensor, passes: int) -> Tensor:
+        """Return the prediction and, where the sampler uses it, the variance of the last pass.
+
+        Guidance adds up the passes with weights whose sum is 1; it is meant for predictions, and
+        leaves a variance that is the same in all of them as it is.
+        """
+        if not self.network.learned_sigma:
+            return output
+        prediction, logits = output.chunk(2, dim=1)
+        if not self.uses_variance:
+            return prediction
+        conditional = logits.chunk(passes)[-1].repeat(passes, 1, 1, 1)
+        return torch.cat([prediction, conditional], dim=1)
 
     def _modulations(self, view: str, chunk: Tensor, mask: float = 1.0) -> Modulations:
         label = self.slices[view].labels(self.label, chunk, self.network.mask_context)
