@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from common.data.datasets import PairSet
+from common.data.datasets import PairSet, load_arrays
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
 from common.metrics.alignment import Segment, alignment
@@ -54,23 +55,23 @@ class ImageSet:
         check_persons(self.persons, len(self.images), "images")
 
 
-def read_images(pairset: PairSet, split: str | None = None) -> ImageSet:
+def read_images(dataset_dir: str | Path, split: str | None = None) -> ImageSet:
     """Read the pairs of a pair set, images clipped to [0, 1].
 
     Args:
-        pairset: real or generated pairs.
+        dataset_dir: a pair set's folder, or phantoms, see `load_arrays`.
         split: "training" or "validation"; None for both.
 
     Raises:
-        MedpairError: if the split is empty.
+        MedpairError: where there is no pair set or the split is empty.
     """
-    pairs = [pairset.read(name) for name in pairset.ids(split)]
-    return ImageSet(
-        [pair.id for pair in pairs],
-        [np.clip(pair.image, 0, 1) for pair in pairs],
-        [pair.label for pair in pairs],
-        [pairset.person(pair.id) for pair in pairs],
-    )
+    data = load_arrays(dataset_dir, split)
+    persons = list(data.ids)
+    if not str(dataset_dir).startswith("phantom:"):
+        pairset = PairSet.open(dataset_dir)
+        persons = [pairset.person(name) for name in data.ids]
+    images = [np.clip(image, 0, 1) for image in data.images]
+    return ImageSet(list(data.ids), images, data.labels, persons)
 
 
 def scans_of(generated: ImageSet, real: ImageSet) -> list[Image] | None:

@@ -39,8 +39,8 @@ def main() -> int:
     """Write the report and print its summary, one line per part."""
     words = arguments()
     real = PairSet.open(words.data)
-    generated = read_images(PairSet.open(words.synthetic))
-    held_out, training = (read_images(real, split) for split in ("validation", "training"))
+    generated = read_images(words.synthetic)
+    held_out, training = (read_images(words.data, split) for split in ("validation", "training"))
     bundle = None if words.segmenter == "none" else words.segmenter
     features, segment = (
         open_key(bundle, key, words.preset, words.weights) for key in ("features", "segment")

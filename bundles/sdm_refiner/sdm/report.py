@@ -6,6 +6,7 @@ D, H, W volume size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor
 
-from common.data.datasets import Arrays, PairSet
+from common.data.labels import LabelSchema
 from common.data.pictures import image_rows, label_rows, save_rows
 from common.io.atomic import write_json
 from common.metrics.alignment import Segment
 from common.metrics.extractors import Features, MapExtractor
-from common.metrics.image_report import ImageSet, judge_images
+from common.metrics.image_report import judge_images, read_images, scans_of
 
 Images = Sequence[np.ndarray]
 
@@ -30,10 +31,9 @@ class RefinementReport:
     mask, the real scan where there is one, the image before and the image after.
 
     Args:
-        data: masks and images to refine.
-        data_dir: the pair set that they come from.
-        real: real scans that were held back.
-        real_dir: the pair set that they come from.
+        schema: the schema of all masks.
+        data_dir: pair set of the masks and the images to refine.
+        real_dir: pair set of real scans, held-back ones and training scans.
         output_dir: folder of the report.
         features: feature maps of images in [-1, 1] for the feature distance; None leaves it out.
         segment: masks of images in [-1, 1] for the alignment; None leaves it out.
@@ -43,9 +43,8 @@ class RefinementReport:
 
     def __init__(
         self,
-        data: Arrays,
+        schema: LabelSchema,
         data_dir: str,
-        real: Arrays,
         real_dir: str,
         output_dir: str,
         features: Features | None = None,
@@ -53,9 +52,10 @@ class RefinementReport:
         extractor: str = "encoder of our segmenter",
         volumes: int = 3,
     ) -> None:
-        self.data, self.real, self.output_dir = data, real, Path(output_dir)
-        self.held_out = image_set(real, real_dir)
-        self.masks = image_set(data, data_dir)
+        self.schema, self.output_dir = schema, Path(output_dir)
+        self.data = read_images(data_dir)
+        self.held_out = read_images(real_dir, "validation")
+        self.training = read_images(real_dir, "training")
         self.extractors = [] if features is None else [MapExtractor(features, extractor)]
         self.segment, self.volumes = segment, volumes
         self.before: list[np.ndarray] = []
@@ -71,13 +71,14 @@ class RefinementReport:
         self.after += _unit(engine.state.output[CommonKeys.PRED])
 
     def _report(self) -> None:
-        scans = real_scans(self.data, self.real)
+        scans = scans_of(self.data, self.held_out)
         report = {
             name: judge_images(
-                ImageSet(self.masks.ids, images, self.masks.labels, self.masks.persons),
+                replace(self.data, images=images),
                 self.held_out,
-                self.data.schema,
+                self.schema,
                 real=scans,
+                training=self.training,
                 extractors=self.extractors,
                 segment=self.segment,
             )
@@ -89,32 +90,11 @@ class RefinementReport:
     def _draw(self, scans: Images | None) -> None:
         rows = []
         for index in range(min(self.volumes, len(self.after))):
-            rows += label_rows(self.data.labels[index], self.data.schema)
+            rows += label_rows(self.data.labels[index], self.schema)
             shown = [self.before[index], self.after[index]]
             for image in [scans[index], *shown] if scans is not None else shown:
-                rows += image_rows(image, self.data.schema)
+                rows += image_rows(image, self.schema)
         save_rows(rows, self.output_dir / "evaluation.png")
-
-
-def image_set(data: Arrays, data_dir: str) -> ImageSet:
-    """Return pairs in memory with the persons that their pair set names (phantoms: the ids)."""
-    persons = list(data.ids)
-    if not data_dir.startswith("phantom:"):
-        pairs = PairSet.open(data_dir)
-        persons = [pairs.person(name) for name in data.ids]
-    images = [np.clip(image, 0, 1) for image in data.images]
-    return ImageSet(list(data.ids), images, data.labels, persons)
-
-
-def real_scans(data: Arrays, real: Arrays) -> list[np.ndarray] | None:
-    """Return the real scan of every mask, or None unless all masks are those of real scans."""
-    by_id = dict(zip(real.ids, zip(real.labels, real.images, strict=True), strict=True))
-    found = []
-    for name, label in zip(data.ids, data.labels, strict=True):
-        if name not in by_id or not np.array_equal(by_id[name][0], label):
-            return None
-        found.append(np.clip(by_id[name][1], 0, 1))
-    return found
 
 
 def _unit(images: Tensor) -> list[np.ndarray]:

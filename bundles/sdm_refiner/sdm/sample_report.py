@@ -18,9 +18,9 @@ from common.data.views import view_names
 from common.io.atomic import atomic_path, write_json
 from common.metrics.extractors import SliceNetwork
 from common.metrics.floor import ONE_PERSON, against_floor, person_splits, without_floor
+from common.metrics.image_report import read_images
 from common.metrics.set_distances import frechet_distance
 from common.metrics.values import Value, not_computed
-from sdm.report import image_set
 from sdm.sampling import SliceSampling
 from sdm.slices import check_schema
 from sdm.views import VIEWS
@@ -35,6 +35,7 @@ def write_samples(
     sampling: SliceSampling,
     data: Arrays,
     dataset_dir: str,
+    split: str | None,
     output_dir: str,
     schema: str,
     slices_per_view: int,
@@ -51,6 +52,7 @@ def write_samples(
         sampling: how they are drawn.
         data: real scans, which set the size of the slices.
         dataset_dir: the pair set that they come from.
+        split: their split; None for both.
         output_dir: gets the files.
         schema: label schema that the network was trained for.
         slices_per_view: N, 1 or more.
@@ -68,7 +70,7 @@ def write_samples(
     for view in sampling.network.views:
         axis = axes.index(view)
         made[view] = sampling.draw(view, slices_per_view, slice_size(data, axis)).numpy()
-        distances[view] = frechet_to_real(made[view], data, dataset_dir, axis, extractor)
+        distances[view] = frechet_to_real(made[view], dataset_dir, split, axis, extractor)
     with atomic_path(folder / "samples.npz") as temporary:
         np.savez(temporary, allow_pickle=False, **made)
     for view, slices in made.items():
@@ -108,8 +110,8 @@ def picture_rows(slices_NCab: Slices, axis: int, slice_axis: str) -> list[list[P
 
 def frechet_to_real(
     made_NCab: Slices,
-    data: Arrays,
     dataset_dir: str,
+    split: str | None,
     axis: int,
     extractor: SliceNetwork | str,
 ) -> dict[str, Value]:
@@ -119,8 +121,8 @@ def frechet_to_real(
 
     Args:
         made_NCab: values in [0, 1]; the first channel counts.
-        data: real scans; their persons are split into random halves.
-        dataset_dir: the pair set that they come from.
+        dataset_dir: the pair set of real scans; their persons are split into random halves.
+        split: their split; None for both.
         axis: that the slices are normal to.
         extractor: of features, or the reason why there is none.
 
@@ -130,7 +132,7 @@ def frechet_to_real(
     """
     if isinstance(extractor, str):
         return without_floor(extractor, extractor)
-    real = image_set(data, dataset_dir)
+    real = read_images(dataset_dir, split)
     rows = [extractor.of_slices(np.moveaxis(image, axis, 0)) for image in real.images]
     return split_distances(extractor.of_slices(made_NCab[:, 0]), rows, real.persons)
 

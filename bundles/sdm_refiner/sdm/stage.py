@@ -48,10 +48,9 @@ class RefineStage:
             )
         device = next(self.network.parameters()).device
         refiner = VolumeRefiner(self.how, batch.schema.slice_axis, batch.spacing, batch.seed)
-        image = refiner(
-            batch.label_VDHW.to(device),
-            self.network.eval(),
-            None if self.how.t_start is None else batch.image_VDHW[:, None].to(device),  # type: ignore[index]
-            batch.volumes,
-        )
+        before = None
+        if self.how.t_start is not None and batch.image_VDHW is not None:
+            before = batch.image_VDHW[:, None].to(device)
+        label = batch.label_VDHW.to(device)
+        image = refiner(label, self.network.eval(), before, batch.volumes)
         return replace(batch, image_VDHW=image[:, 0].cpu())

@@ -132,11 +132,11 @@ def test_pair_sets_are_read_with_persons_and_in_0_to_1(schema, held_out, tmp_pat
         pair = Pair(name, 2 * held_out.images[number], held_out.labels[number], np.eye(4))
         split = "training" if number < 4 else "validation"
         pairs.write(pair, {"split": split, "person": f"p{number // 2}"})
-    kept = read_images(pairs, "validation")
+    kept = read_images(pairs.dir, "validation")
     assert (kept.ids, kept.persons) == (["h4", "h5"], ["p2", "p2"])
     assert kept.images[0].max() == 1
     np.testing.assert_array_equal(kept.labels[1], held_out.labels[5])
-    assert len(read_images(pairs).ids) == 6
+    assert len(read_images(pairs.dir).ids) == 6
 
 
 def test_the_scan_of_an_image_has_its_name_and_its_mask(held_out) -> None:
