@@ -24,6 +24,7 @@ from common.data.pairs import PairBatch
 from common.io.atomic import atomic_path, write_json
 from common.metrics.extractors import MapExtractor
 from common.metrics.image_report import judge_images, read_images, scans_of
+from common.metrics.realism import scored_labels
 from common.stages import open_key
 
 MODES = ("mean", "mean_shared_noise", "joint", "cycle")
@@ -95,8 +96,8 @@ class Judge:
             segment=self.segment,
         )
         paired, scores = report["fidelity"], report["fidelity"]["mean"]["3D"]
-        errors = [e for name, e in paired["intensity"].items() if name != self.schema.container]
-        smooth = [axis["odd_even"]["ratio"] for axis in report["consistency"].values()]
+        errors = [paired["intensity"][item.name] for item in scored_labels(self.schema)]
+        smooth = [axis["odd_even"] for axis in report["consistency"].values()]
         return {
             "FID / floor": report["features"][self.features.name]["mean"]["fid"]["ratio"],
             "MS-SSIM": scores["ms_ssim"],

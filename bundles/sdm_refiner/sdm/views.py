@@ -5,6 +5,7 @@ N slices, C image channels, K classes, L mask slices in the window, H height, W 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -105,6 +106,19 @@ class ViewDenoisers(nn.Module):
         """Return the prediction for slices of a view under one-hot masks (all-zero: no mask)."""
         maps = self.modulations(mask_NMHW, view)
         return self.denoise(x_NCHW, timesteps_N, maps, position_N2, view)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """Load weights; as `torch.nn.Module.load_state_dict`, with a plain error for a lost view.
+
+        Raises:
+            MedpairError: if a view has no weights at all.
+        """
+        for name in self.networks:
+            if not any(key.startswith(f"networks.{name}.") for key in state_dict):
+                raise MedpairError(
+                    f"no weights of view {name!r}; train it too, or set views to what they are"
+                )
+        return super().load_state_dict(state_dict, *args, **options)
 
     def _of(self, view: str) -> tuple[SemanticDenoiser, int]:
         if view not in VIEWS:
