@@ -29,12 +29,18 @@ from common.stages import open_key
 
 MODES = ("mean", "mean_shared_noise", "joint", "cycle")
 STARTS = (5, 10, 25, 50, 100, 200)
+PLAIN = {"sampler": "ddim", "guidance_scale": 1.0}
+GUIDED = (  # t_start, steps, mode, guidance
+    (10, 1, "mean", 1.5), (10, 1, "mean", 1.75), (10, 1, "mean", 2.0), (10, 1, "mean", 3.0),
+    (10, 2, "mean", 2.0), (10, 3, "mean", 2.0), (25, 1, "mean", 2.0), (25, 2, "mean", 2.0),
+    (10, 1, "joint", 2.0), (10, 1, "joint", 3.0), (10, 3, "joint", 1.5), (25, 2, "joint", 2.0),
+    (25, 2, "joint", 3.0),
+)  # fmt: skip
 EXTRA = (
     {"t_start": 10, "num_steps": 10, "mode": "mean", "sampler": "ddpm"},  # the paper's
     {"t_start": 10, "num_steps": 10, "mode": "mean"},
     {"t_start": 10, "num_steps": 1, "mode": "mean"},
     {"t_start": 10, "num_steps": 10, "mode": "joint"},
-    {"t_start": 10, "num_steps": 3, "mode": "joint", "guidance_scale": 1.5},
 )
 COLUMNS = (
     "t_start", "steps", "mode", "sampler", "guidance", "FID / floor", "MS-SSIM", "SSIM", "PSNR",
@@ -111,9 +117,11 @@ class Judge:
 
 
 def settings() -> list[dict[str, Any]]:
-    """Return every setting: few steps for the grid, and some with the paper's number."""
+    """Return every setting: a grid without guidance, some guided, some with the paper's steps."""
     grid = [{"t_start": t, "num_steps": 3, "mode": mode} for t in STARTS for mode in MODES]
-    return grid + [dict(entry) for entry in EXTRA]
+    names = ("t_start", "num_steps", "mode", "guidance_scale")
+    guided = [dict(zip(names, values, strict=True)) for values in GUIDED]
+    return [*(PLAIN | e for e in [*EXTRA, *grid]), *(PLAIN | e for e in guided)]
 
 
 def main() -> int:
@@ -126,21 +134,35 @@ def main() -> int:
     path = words.out / "ablation.json"
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     if not rows:
-        rows = [{"mode": "before", "seconds": 0.0, **judge.row(list(judge.before.images))}]
+        rows = [{"mode": "before", **judge.row(list(judge.before.images))}]
     for entry in settings():
         if any(row.get("entry") == entry for row in rows):
             continue
         how = replace(stage.how, **entry)
-        began = time.perf_counter()
-        refined = type(stage)(stage.network, stage.schema, how)(batch).image_VDHW
-        seconds = (time.perf_counter() - began) / len(batch.volumes)
+        refiner = type(stage)(stage.network, stage.schema, how)
+        refined = refiner(batch).image_VDHW
         images = list(((refined + 1) / 2).clamp(0, 1).numpy())
+        seconds = seconds_of(refiner, batch)
         rows.append({"entry": entry, **described(how), **judge.row(images), "seconds": seconds})
         write_json(path, rows)
         print(line(rows[-1]), flush=True)
+    order = [row.get("entry") for row in rows]
+    rows = rows[:1] + [rows[order.index(entry)] for entry in settings()]
     with atomic_path(words.out / "ablation.md") as temporary:
         temporary.write_text(table(rows), encoding="utf-8")
     return 0
+
+
+def seconds_of(refiner: Any, batch: PairBatch) -> float:
+    """Return the seconds that one volume takes."""
+    assert batch.label_VDHW is not None
+    assert batch.image_VDHW is not None
+    one = replace(
+        batch, volumes=(0,), label_VDHW=batch.label_VDHW[:1], image_VDHW=batch.image_VDHW[:1]
+    )
+    began = time.perf_counter()
+    refiner(one)
+    return time.perf_counter() - began
 
 
 def described(how: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_shipped_weights_make_brains(tmp_path: Path) -> None:
     assert medians[0] < medians[1]  # cortex is darker than white matter on T1
     assert (tmp_path / "contact_sheet.png").stat().st_size > 1000
     generated = pairs.header["generated"]
-    assert set(generated["stages"]) == {"mask", "image"}
+    assert set(generated["stages"]) == {"mask", "image", "refine"}
     assert all(len(stage["weights_sha256"]) == 64 for stage in generated["stages"].values())
 
 

@@ -1,0 +1,194 @@
+"""How fast is the refiner, and does it keep to its memory budget?
+
+One process, same weights and seeds, runs in turns (ABAB): the refiner against a plain loop that
+sends one slice after the other through the whole network, mask branch included, at every step, as
+MONAI's SPADE networks do. Equality is checked first; without it there are no times. In processes of
+their own, runs under several budgets show the memory that they add.
+
+    python docs/benchmarks/refiner.py --out report.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.data.datasets import load_arrays
+from common.data.labels import load_schema
+from common.data.pairs import PairBatch
+from common.data.views import view_names
+from common.diffusion.rng import STAGES, NoiseStream
+from common.diffusion.samplers import sample
+from common.engines.inferers import precision_context
+from common.io.atomic import to_json, write_json
+from common.io.manifest import versions
+from common.stages import open_key
+from sdm.refine import MOST_SLICES
+from sdm.slices import ViewSlices
+
+ATOL = {"fp32": 1e-4, "bf16": 5e-2}
+BUDGETS_GB = (0.25, 0.5, 1.0, 2.0)
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--size", default="48x40x40")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="fp32", choices=sorted(ATOL))
+    parser.add_argument("--num-steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peak-of", type=float, help="only print the memory added under a budget")
+    return parser.parse_args()
+
+
+def opened(words: argparse.Namespace) -> Any:
+    """Return the shipped stage with the benchmark's settings."""
+    stage: Any = open_key("sdm_refiner", "stage", words.preset)
+    stage.network.to(words.device)
+    how = replace(
+        stage.how,
+        t_start=10,
+        num_steps=words.num_steps,
+        mode="mean",
+        sampler="ddim",
+        precision=words.precision,
+        memory_budget_gb=words.peak_of or 2.0,
+    )
+    return type(stage)(stage.network, stage.schema, how)
+
+
+def phantom(size: str, schema: str) -> PairBatch:
+    """Return one phantom with a grey image."""
+    data = load_arrays(f"phantom:{schema}:{size}:1", "training")
+    label = torch.from_numpy(data.labels[0])[None]
+    depth, height, width = label.shape[1:]
+    image = torch.from_numpy(data.images[0])[None] * 2 - 1
+    spacing = data.spacing or (1.0, 1.0, 1.0)
+    return PairBatch(
+        (0,), 0, load_schema(schema), spacing, (depth, height, width), None, label, image
+    )
+
+
+@torch.no_grad()
+def plain(stage: Any, batch: PairBatch) -> Tensor:
+    """Refine slice by slice without keeping anything; the mean of the views, (1, D, H, W)."""
+    network, how = stage.network, stage.how
+    device = next(network.parameters()).device
+    assert batch.label_VDHW is not None
+    assert batch.image_VDHW is not None
+    label, image = batch.label_VDHW.to(device), batch.image_VDHW[:, None].to(device)
+    alpha, sigma = how.diffusion.schedule.alpha_sigma(how.timesteps[0])
+    results = []
+    for axis, view in enumerate(view_names(batch.schema.slice_axis)):
+        slices = ViewSlices(axis, 1, label.shape[1 + axis])
+        done = []
+        for chunk in slices.chunks(1):
+            x_0 = slices.take(image, chunk)
+            mask = network.one_hot(slices.labels(label, chunk, network.mask_context))
+            position = slices.positions(chunk).to(device)
+            window = [int(chunk) + axis * MOST_SLICES]
+            noise = NoiseStream(0, [0], STAGES["sdm"], window, x_0.shape[1:], device=device)
+
+            def denoise(x: Tensor, t: Tensor, mask=mask, position=position, view=view) -> Tensor:  # type: ignore[no-untyped-def]
+                with precision_context(device, how.precision):
+                    return network(x, t.float(), mask, position, view).float()
+
+            done.append(
+                sample(
+                    how.sampler,
+                    denoise,
+                    alpha * x_0 + sigma * noise(0, "init"),
+                    how.diffusion.schedule,
+                    how.timesteps,
+                    noise=noise,
+                    prediction=how.diffusion.prediction,
+                )
+            )
+        results.append(slices.put(done))
+    return torch.stack(results).mean(0)[:, 0].clamp(-1, 1).cpu()
+
+
+def timed(run: Callable[[], Any], device: str) -> float:
+    """Return the seconds that a run takes."""
+    began = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def added_memory(stage: Any, batch: PairBatch, device: str) -> float:
+    """Return the memory in GiB that a refinement adds at its peak."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        stage(batch)
+        return (torch.cuda.max_memory_allocated() - before) / 2**30
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stage(batch)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+def peaks(words: argparse.Namespace) -> dict[str, float]:
+    """Return the added memory under several budgets, each in a process of its own."""
+    options = ["--size", words.size, "--preset", words.preset, "--device", words.device]
+    options += ["--precision", words.precision, "--num-steps", "2"]
+    found = {}
+    for budget in BUDGETS_GB:
+        command = [sys.executable, __file__, *options, "--peak-of", str(budget)]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found[str(budget)] = float(printed.splitlines()[-1])
+    return found
+
+
+def main() -> int:
+    """Check, time, and write the report."""
+    words = arguments()
+    stage = opened(words)
+    batch = phantom(words.size, stage.schema)
+    if words.peak_of is not None:
+        print(added_memory(stage, batch, words.device))
+        return 0
+    difference = float((stage(batch).image_VDHW - plain(stage, batch)).abs().max())
+    if difference > ATOL[words.precision]:
+        print(f"error: the two differ by {difference:g}, wanted {ATOL[words.precision]:g}")
+        return 1
+    times: dict[str, list[float]] = {"ours": [], "plain": []}
+    for _ in range(words.repeats):
+        times["ours"].append(timed(lambda: stage(batch), words.device))
+        times["plain"].append(timed(lambda: plain(stage, batch), words.device))
+    ours, loop = (statistics.median(times[name]) for name in ("ours", "plain"))
+    report = {
+        "device": torch.cuda.get_device_name() if words.device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "precision": words.precision,
+        "size": words.size,
+        "num_steps": words.num_steps,
+        "largest_difference": difference,
+        "seconds": times,
+        "ratio": loop / ours,
+        "added_gib_by_budget_gb": peaks(words),
+        "versions": versions("medpair", "torch", "monai", "numpy"),
+    }
+    if words.out is not None:
+        write_json(words.out, report)
+    print(to_json(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
