@@ -207,11 +207,12 @@ def evaluate(
     """Measure generated masks, or images made for real masks, against real scans.
 
     Args:
-        bundle: what measures, ``mcdpm_mask`` for masks or ``vid2vid_image`` for images.
+        bundle: what measures: ``mcdpm_mask`` masks, ``vid2vid_image`` images of real masks,
+            ``sdm_refiner`` images before and after, ``segmentation_eval`` a segmenter.
         data: pair set of real scans.
         out: folder for the report.
-        synthetic: pair set that was generated, for ``mcdpm_mask``.
-        weights: folder that `train` wrote, for ``vid2vid_image``; None takes those that ship.
+        synthetic: pair set that was generated, for ``mcdpm_mask`` and ``sdm_refiner``.
+        weights: folder that `train` wrote; None takes those that ship.
         preset: whose weights; None takes the bundle's default.
 
     Returns:

@@ -172,7 +172,9 @@ def generate(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="mcdpm_mask, vid2vid_image.")],
+    bundle: Annotated[
+        str, typer.Argument(help="mcdpm_mask, vid2vid_image, sdm_refiner, segmentation_eval.")
+    ],
     data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
     out_dir: OutDir,
     synthetic: Annotated[Path | None, typer.Option(help="Generated pair set, for masks.")] = None,

@@ -11,7 +11,6 @@ their own, runs under several budgets show the memory that they add.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -46,6 +45,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--size", default="48x40x40")
+    parser.add_argument("--memory-size", default="96x80x80", help="of the runs under budgets")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", default="fp32", choices=sorted(ATOL))
@@ -64,6 +64,7 @@ def opened(words: argparse.Namespace) -> Any:
         t_start=10,
         num_steps=words.num_steps,
         mode="mean",
+        guidance_scale=1.0,
         sampler="ddim",
         precision=words.precision,
         memory_budget_gb=words.peak_of or 2.0,
@@ -132,20 +133,28 @@ def timed(run: Callable[[], Any], device: str) -> float:
 
 
 def added_memory(stage: Any, batch: PairBatch, device: str) -> float:
-    """Return the memory in GiB that a refinement adds at its peak."""
+    """Return the memory in GiB that a refinement of all views at once adds at its peak."""
+    joint = type(stage)(stage.network, stage.schema, replace(stage.how, mode="joint"))
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        stage(batch)
+        joint(batch)
         return (torch.cuda.max_memory_allocated() - before) / 2**30
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    stage(batch)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts from here
+    before = status_kib("VmRSS")
+    joint(batch)
+    return (status_kib("VmHWM") - before) / 2**20
+
+
+def status_kib(key: str) -> int:
+    """Return a number of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
 
 
 def peaks(words: argparse.Namespace) -> dict[str, float]:
     """Return the added memory under several budgets, each in a process of its own."""
-    options = ["--size", words.size, "--preset", words.preset, "--device", words.device]
+    options = ["--size", words.memory_size, "--preset", words.preset, "--device", words.device]
     options += ["--precision", words.precision, "--num-steps", "2"]
     found = {}
     for budget in BUDGETS_GB:
@@ -167,11 +176,17 @@ def main() -> int:
     if difference > ATOL[words.precision]:
         print(f"error: the two differ by {difference:g}, wanted {ATOL[words.precision]:g}")
         return 1
-    times: dict[str, list[float]] = {"ours": [], "plain": []}
+    forgetful = type(stage)(stage.network, stage.schema, replace(stage.how, keep_modulations=False))
+    runs: dict[str, Callable[[], Any]] = {
+        "ours": lambda: stage(batch),
+        "plain": lambda: plain(stage, batch),
+        "batched, modulations computed at every step": lambda: forgetful(batch),
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(words.repeats):
-        times["ours"].append(timed(lambda: stage(batch), words.device))
-        times["plain"].append(timed(lambda: plain(stage, batch), words.device))
-    ours, loop = (statistics.median(times[name]) for name in ("ours", "plain"))
+        for name, run in runs.items():
+            times[name].append(timed(run, words.device))
+    median = {name: statistics.median(seconds) for name, seconds in times.items()}
     report = {
         "device": torch.cuda.get_device_name() if words.device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -180,7 +195,8 @@ def main() -> int:
         "num_steps": words.num_steps,
         "largest_difference": difference,
         "seconds": times,
-        "ratio": loop / ours,
+        "ratio": {name: seconds / median["ours"] for name, seconds in median.items()},
+        "memory_size": words.memory_size,
         "added_gib_by_budget_gb": peaks(words),
         "versions": versions("medpair", "torch", "monai", "numpy"),
     }

@@ -28,7 +28,13 @@ SMALL = {
     "network_def::attention_levels": [False, False],
     "device": "cpu",
 }
-SHORT = {"batch_size": 2, "sample_steps": 2, "progress": False, "precision": "fp32", "val_interval": 1}
+SHORT = {
+    "batch_size": 2,
+    "sample_steps": 2,
+    "progress": False,
+    "precision": "fp32",
+    "val_interval": 1,
+}
 
 
 def workflow(kind: str, folder: Path, preset: str | None = None, **changes: Any) -> ConfigWorkflow:

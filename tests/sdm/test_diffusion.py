@@ -59,3 +59,19 @@ def test_emphasis_below_one_draws_low_noise_levels_more_often() -> None:
 def test_numbers_outside_their_range(options: dict[str, float]) -> None:
     with pytest.raises(MedpairError, match=r"want 0\.\.1 and above 0"):
         SliceDiffusion(LINEAR, **options)
+
+
+def test_noise_from_the_image_to_refine_leads_to_that_image_noised() -> None:
+    diffusion = SliceDiffusion(LINEAR, "v", before_share=1.0, before_range=(5, 200))
+    x_0, before, eps = torch.randn(3, 4, 1, 4, 4).unbind(0)
+    t = torch.tensor([4, 5, 199, 200])
+    found = diffusion.noise_from(x_0, before, eps, t, torch.Generator().manual_seed(0))
+    alpha, sigma = (a.float().view(-1, 1, 1, 1) for a in LINEAR.alpha_sigma(t))
+    inside = slice(1, 3)
+    torch.testing.assert_close(
+        (alpha * x_0 + sigma * found)[inside], (alpha * before + sigma * eps)[inside]
+    )
+    assert torch.equal(found[[0, 3]], eps[[0, 3]])
+    none = SliceDiffusion(LINEAR, "v", before_share=0.0)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(none.noise_from(x_0, before, eps, t, generator), eps)

@@ -131,3 +131,15 @@ def test_wrong_data(make_arrays: MakeArrays, options: dict[str, object], words: 
     arguments = {"schema": "brain4", "num_classes": 6, "batch_size": 1} | options
     with pytest.raises(MedpairError, match=words):
         SliceBatches(make_arrays(), **arguments)  # type: ignore[arg-type]
+
+
+def test_images_to_refine_come_with_the_same_changes(make_arrays: MakeArrays) -> None:
+    data = make_arrays()
+    inverse = [1 - image for image in data.images]
+    ranges = AugmentRanges(mirror=0.5, affine=0.0)
+    draw = SliceBatches(data, "brain4", 6, 8, stride=4, augment=ranges, before=inverse)
+    batch = draw(torch.Generator().manual_seed(0))
+    assert batch["before"].shape == batch["image"].shape
+    torch.testing.assert_close(batch["before"], -batch["image"], rtol=0, atol=1e-6)
+    plain = SliceBatches(data, "brain4", 6, 8, stride=4, augment=ranges)
+    assert torch.equal(plain(torch.Generator().manual_seed(0))["image"], batch["image"])
