@@ -13,7 +13,6 @@ from vid2vid.propagate import (
     generate_volumes,
     largest_foreground,
     travel_ticks,
-    whole_numbers,
 )
 
 Make = Callable[..., SliceGenerator]
@@ -108,7 +107,3 @@ def test_wrong_masks_and_starts_are_named(make_generator: Make) -> None:
         generate_volumes(network, labels(), starts=[0, 7])
     with pytest.raises(MedpairError, match="start: 1 slices, wanted 2"):
         generate_volumes(network, labels(), starts=[0])
-    with pytest.raises(MedpairError, match=r"value 1\.5, wanted whole numbers"):
-        whole_numbers(torch.tensor([1.0, 1.5]))
-    with pytest.raises(MedpairError, match=r"values -1\.\.3, wanted 0\.\.255"):
-        whole_numbers(torch.tensor([-1, 3]))

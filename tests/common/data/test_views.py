@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from common.data.views import from_dhw, to_dhw, triple_to_dhw, triple_to_ras
+from common.data.views import (
+    from_dhw,
+    from_slices,
+    to_dhw,
+    to_slices,
+    triple_to_dhw,
+    triple_to_ras,
+    view_names,
+)
 from common.errors import MedpairError
 
 SHAPES = {"AP": (3, 4, 2), "SI": (4, 3, 2)}  # of R, A, S = 2, 3, 4
@@ -43,3 +51,17 @@ def test_errors() -> None:
         to_dhw(np.zeros((2, 2, 2)), "LR")
     with pytest.raises(MedpairError, match="2 axes"):
         from_dhw(np.zeros((2, 2)), "AP")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_of_a_view_and_back_are_inverse(axis: int) -> None:
+    volume = torch.randn(2, 3, 4, 5, 6)
+    slices = to_slices(volume, axis)
+    assert slices.shape[1] == volume.shape[2 + axis]
+    assert torch.equal(slices[1, 2], volume[1].select(1 + axis, 2))
+    assert torch.equal(from_slices(slices, axis), volume)
+
+
+def test_planes_are_normal_to_the_axes() -> None:
+    assert view_names("AP") == ("coronal", "axial", "sagittal")
+    assert view_names("SI") == ("axial", "coronal", "sagittal")
