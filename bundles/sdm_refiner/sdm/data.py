@@ -68,6 +68,11 @@ def images_to_refine(data: Arrays, dataset_dir: str, image_dir: str | None) -> l
     return [_same_grid(masks.read(name), images.read(name), image_dir) for name in data.ids]
 
 
+def split_to_refine(synthetic_dir: str, dataset_dir: str) -> str | None:
+    """Return the split of the images to refine: all, but of the real scans only kept-back ones."""
+    return "validation" if synthetic_dir == dataset_dir else None
+
+
 def images_before(
     data: Arrays, dataset_dir: str, before_dir: str | None
 ) -> list[np.ndarray] | None:

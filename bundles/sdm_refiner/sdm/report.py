@@ -33,6 +33,7 @@ class RefinementReport:
     Args:
         schema: the schema of all masks.
         data_dir: pair set of the masks and the images to refine.
+        data_split: its split; None for both.
         real_dir: pair set of real scans, held-back ones and training scans.
         output_dir: folder of the report.
         features: feature maps of images in [-1, 1] for the feature distance; None leaves it out.
@@ -45,6 +46,7 @@ class RefinementReport:
         self,
         schema: LabelSchema,
         data_dir: str,
+        data_split: str | None,
         real_dir: str,
         output_dir: str,
         features: Features | None = None,
@@ -53,7 +55,7 @@ class RefinementReport:
         volumes: int = 3,
     ) -> None:
         self.schema, self.output_dir = schema, Path(output_dir)
-        self.data = read_images(data_dir)
+        self.data = read_images(data_dir, data_split)
         self.held_out = read_images(real_dir, "validation")
         self.training = read_images(real_dir, "training")
         self.extractors = [] if features is None else [MapExtractor(features, extractor)]
