@@ -192,7 +192,7 @@ def test_a_volume_does_not_depend_on_its_neighbours(
     make_network: Make, diffusion: SliceDiffusion, mode: str
 ) -> None:
     network = make_network()
-    how = Refinement(diffusion, 50, 2, mode, sampler="ddpm")
+    how = Refinement(diffusion, 50, 3, mode, sampler="ddpm")
     both = refine(network, how)
     alone = refine(network, how, label=LABEL[1:], image=IMAGE[1:], volumes=[8])
     torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-5)
@@ -216,6 +216,7 @@ def test_from_noise_it_generates(make_network: Make, diffusion: SliceDiffusion) 
         ({"num_steps": 0}, r"num_steps: 0; want 1\.\.10"),
         ({"mode": "median"}, "mode: 'median'; want one of mean, mean_shared_noise, joint, cycle"),
         ({"views": ["axial", "oblique"]}, r"views: \['axial', 'oblique'\]; want different ones of"),
+        ({"mode": "cycle", "num_steps": 1}, "num_steps: 1; mode cycle wants 3 or more"),
         ({"views": []}, r"views: \[\]; want"),
         ({"view_weights": [1.0]}, r"view_weights: \[1.0\]; want null, 'spacing' or 3 numbers"),
         ({"view_weights": "thick"}, "view_weights: 'thick'; want"),

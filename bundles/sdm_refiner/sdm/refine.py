@@ -87,6 +87,11 @@ class Refinement:
         if unknown or not self.views or len(set(self.views)) < len(self.views):
             raise MedpairError(f"views: {list(self.views)}; want different ones of {list(VIEWS)}")
         self._check_weights()
+        if self.mode == "cycle" and self.t_start != 0 and self.num_steps < len(self.views):
+            raise MedpairError(
+                f"num_steps: {self.num_steps}; mode cycle wants {len(self.views)} or more, one per "
+                "view; raise it"
+            )
 
     def _check_weights(self) -> None:
         weights = self.view_weights
