@@ -1,10 +1,11 @@
-"""Checks of label tensors before a network sees them."""
+"""Checks of data before a network sees them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from common.data.labels import LabelSchema
 from common.errors import MedpairError
 
 
@@ -32,3 +33,12 @@ def whole_numbers(label: Tensor) -> Tensor:
             f"label: values {int(label.min())}..{int(label.max())}, wanted 0..255; check the mask"
         )
     return label.to(torch.uint8)
+
+
+def check_schema(found: LabelSchema, schema: str, num_classes: int) -> None:
+    """Raise MedpairError unless the data's schema is the one that the config names."""
+    if found.name != schema or found.num_classes != num_classes:
+        raise MedpairError(
+            f"dataset: schema {found.name!r} ({found.num_classes} classes), the config is for "
+            f"{schema!r} ({num_classes}); set schema and num_classes to fit"
+        )

@@ -236,6 +236,22 @@ def select_flow_timesteps(T: int, num_steps: int) -> tuple[int, ...]:
     return tuple(t + 1 for t in select_timesteps(T, num_steps))
 
 
+def draw_timesteps(T: int, count: int, emphasis: float, generator: torch.Generator) -> Tensor:
+    """Draw timesteps for training with density proportional to t^(emphasis - 1).
+
+    Args:
+        T: number of training timesteps.
+        count: how many.
+        emphasis: above 0; 1 is uniform, more draws high noise levels more often, less low ones.
+        generator: source of the draws.
+
+    Returns:
+        (count,) int64 in 0..T-1.
+    """
+    uniform = torch.rand(count, generator=generator) ** (1 / emphasis)
+    return (uniform * T).long().clamp(max=T - 1)
+
+
 def add_noise(schedule: Schedule, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """Draw of q(x_t | x_0) with the given noise.
 

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.diffusion.schedules import NoiseSchedule, Prediction, add_noise, training_target
+from common.diffusion.schedules import (
+    NoiseSchedule,
+    Prediction,
+    add_noise,
+    draw_timesteps,
+    training_target,
+)
 from common.engines.batches import iteration_generator
 from common.errors import MedpairError
 from mcdpm.codec import LabelCodec
@@ -61,8 +67,7 @@ class MaskDiffusion:
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` time steps in 0..T-1, int64."""
-        uniform = torch.rand(count, generator=generator) ** (1 / self.noise_emphasis)
-        return (uniform * self.schedule.T).long().clamp(max=self.schedule.T - 1)
+        return draw_timesteps(self.schedule.T, count, self.noise_emphasis, generator)
 
 
 def network_input(x_BSCHW: Tensor, condition_BSCHW: Tensor, known_BS: Tensor) -> Tensor:

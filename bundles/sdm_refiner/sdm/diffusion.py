@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.diffusion.schedules import NoiseSchedule, Prediction, add_noise, training_target
+from common.diffusion.schedules import (
+    NoiseSchedule,
+    Prediction,
+    add_noise,
+    draw_timesteps,
+    training_target,
+)
 from common.engines.batches import iteration_generator
 from common.errors import MedpairError
 from sdm.learned_sigma import pack, unpack, variational_bound
@@ -53,8 +59,7 @@ class SliceDiffusion:
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` time steps in 0..T-1, int64."""
-        uniform = torch.rand(count, generator=generator) ** (1 / self.noise_emphasis)
-        return (uniform * self.schedule.T).long().clamp(max=self.schedule.T - 1)
+        return draw_timesteps(self.schedule.T, count, self.noise_emphasis, generator)
 
     def noise_from(
         self, x_0: Tensor, before: Tensor, eps: Tensor, t: Tensor, generator: torch.Generator

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from common.data.checks import check_schema
 from common.data.datasets import Arrays
 from common.data.pictures import Picture, grey, save_rows, three_planes
 from common.data.views import view_names
@@ -22,7 +23,6 @@ from common.metrics.image_report import read_images
 from common.metrics.set_distances import frechet_distance
 from common.metrics.values import Value, not_computed
 from sdm.sampling import SliceSampling
-from sdm.slices import check_schema
 from sdm.views import VIEWS
 
 Floats = npt.NDArray[np.float64]

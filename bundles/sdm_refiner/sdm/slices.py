@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.data.checks import check_schema
 from common.data.datasets import Arrays
-from common.data.labels import LabelSchema
 from common.data.slice_augment import AugmentRanges, change_images, change_labels, draw_change
 from common.data.views import from_slices, to_slices, view_names
 from common.engines.batches import Batch
@@ -191,12 +191,3 @@ def stack_volumes(data: Arrays, stride: int) -> tuple[Tensor, Tensor]:
     labels = [torch.as_tensor(label) for label in data.labels]
     image = torch.stack([grow(i.clamp(-1, 1), BACKGROUND) for i in images])
     return image, torch.stack([grow(label, 0) for label in labels])
-
-
-def check_schema(found: LabelSchema, schema: str, num_classes: int) -> None:
-    """Raise MedpairError unless the data's schema is the one that the config names."""
-    if found.name != schema or found.num_classes != num_classes:
-        raise MedpairError(
-            f"dataset: schema {found.name!r} ({found.num_classes} classes), the config is for "
-            f"{schema!r} ({num_classes}); set schema and num_classes to fit"
-        )

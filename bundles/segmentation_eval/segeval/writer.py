@@ -26,8 +26,3 @@ class PredictionWriter(PairWriter):
         for name, image, mask in zip(names, images, masks, strict=True):
             pair = Pair(str(name), image, mask, self._affine(str(name)))
             self.made.write(pair, {**self._origin(str(name)), "source": {"image": str(name)}})
-
-    def _origin(self, name: str) -> dict[str, str]:
-        if self.source is None:
-            return {"split": "validation"}
-        return {"split": self.source.record(name)["split"], "person": self.source.person(name)}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.data.checks import check_schema
 from common.data.datasets import Arrays
 from common.data.slice_augment import (
     AugmentRanges,
@@ -248,11 +249,7 @@ def training_sequences(
     Raises:
         MedpairError: if the data are of another schema or have another number of channels.
     """
-    if data.schema.name != schema or data.schema.num_classes != network.num_classes:
-        raise MedpairError(
-            f"dataset: schema {data.schema.name!r} ({data.schema.num_classes} classes), the config "
-            f"is for {schema!r} ({network.num_classes}); set schema and num_classes to fit"
-        )
+    check_schema(data.schema, schema, network.num_classes)
     images = [to_network_range(torch.as_tensor(image)) for image in data.images]
     dataset = SequenceDataset(
         data,
