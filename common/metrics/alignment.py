@@ -22,6 +22,7 @@ Image = npt.NDArray[np.float32]
 Segment = Callable[[Tensor], Tensor]
 """Label maps (V, D, H, W) of images (V, D, H, W) in [-1, 1]."""
 
+BOTH_ABSENT = not_computed("the label is in neither mask")
 _ABSENT = "the label is in neither mask of any image"
 
 
@@ -52,11 +53,10 @@ def label_dice(prediction: LabelMap, reference: LabelMap, schema: LabelSchema) -
     )
     pair = (torch.from_numpy(x.astype(np.int64))[None, None] for x in (prediction, reference))
     scores = metric(*pair)[0].tolist()
-    absent = not_computed("the label is in neither mask")
     return {
         item.name: scores[item.id - 1]
         if (prediction == item.id).any() or (reference == item.id).any()
-        else absent
+        else BOTH_ABSENT
         for item in schema.labels
     }
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
 from common.data.labels import LabelSchema
-from common.errors import MedpairError
+from common.metrics.alignment import BOTH_ABSENT, label_dice
 from common.metrics.realism import scored_labels
 from common.metrics.values import Value, mean_of, not_computed, number
 
@@ -24,7 +24,6 @@ LabelMap = npt.NDArray[np.uint8]
 Spacing = tuple[float, float, float]
 Scores = dict[str, Value]
 
-BOTH_ABSENT = not_computed("the label is in neither mask")
 NO_CASE = "no case has a number"
 
 
@@ -51,33 +50,31 @@ def score_masks(
     Raises:
         MedpairError: if the shapes differ.
     """
-    if prediction.shape != reference.shape:
-        raise MedpairError(
-            f"masks: shapes {prediction.shape} and {reference.shape}, one (D, H, W) wanted; "
-            "predict on the grid of the reference"
-        )
-    return {
-        item.name: _score(prediction == item.id, reference == item.id, spacing, tolerance)
-        for item in schema.labels
-    }
+    dice = label_dice(prediction, reference, schema)
+    scores: dict[str, Scores] = {name: {"dice": value} for name, value in dice.items()}
+    if tolerance is not None:
+        for item in schema.labels:
+            masks = prediction == item.id, reference == item.id
+            scores[item.name] |= _surface_scores(*masks, spacing, tolerance)
+    return scores
 
 
-def _score(
+def _surface_scores(
     predicted: npt.NDArray[np.bool_],
     real: npt.NDArray[np.bool_],
     spacing: Spacing | None,
-    tolerance: float | None,
+    tolerance: float,
 ) -> Scores:
-    names = ("dice",) if tolerance is None else ("dice", "hd95_mm", "surface_dice")
     if not predicted.any() and not real.any():
-        return dict.fromkeys(names, BOTH_ABSENT)
+        return dict.fromkeys(("hd95_mm", "surface_dice"), BOTH_ABSENT)
     if not predicted.any() or not real.any():
         which = "real" if predicted.any() else "predicted"
-        far = not_computed(f"the label is not in the {which} mask")
-        return {name: far if name == "hd95_mm" else 0.0 for name in names}
+        return {
+            "hd95_mm": not_computed(f"the label is not in the {which} mask"),
+            "surface_dice": 0.0,
+        }
     pair = [torch.from_numpy(mask.astype(np.float32))[None, None] for mask in (predicted, real)]
-    scores = {"dice": _value(compute_dice(*pair))}
-    return scores if tolerance is None else scores | _surfaces(pair, spacing, tolerance)
+    return _surfaces(pair, spacing, tolerance)
 
 
 def _surfaces(pair: list[Tensor], spacing: Spacing | None, tolerance: float) -> Scores:
