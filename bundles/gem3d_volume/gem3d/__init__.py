@@ -1,0 +1,1 @@
+"""GEM-3D: volumes from masks and one patient slice."""
