@@ -45,13 +45,9 @@ def lockstep(plans: Sequence[WindowPlan]) -> Iterator[Round]:
     yield Round(len(plans), starts)
     for index in range(1, max(len(plan.rounds) for plan in plans)):
         placed = tuple(
-            Placed(DIRECTIONS * slot + int(_is_backward(window)), slot, window)
+            Placed(DIRECTIONS * slot + int(window.backward), slot, window)
             for slot, plan in enumerate(plans)
             if index < len(plan.rounds)
             for window in plan.rounds[index]
         )
         yield Round(DIRECTIONS * len(plans), placed)
-
-
-def _is_backward(window: Window) -> bool:
-    return window.new.start < window.known.start

@@ -25,6 +25,11 @@ class Window:
     known: range
     new: range
 
+    @property
+    def backward(self) -> bool:
+        """Whether the window extends what is generated towards slice 0."""
+        return self.new.start < self.known.start
+
     def local(self, slices: range) -> slice:
         """The positions of `slices` (`known` or `new`) inside the window, as a slice object."""
         return slice(slices.start - self.start, slices.stop - self.start)
@@ -80,6 +85,20 @@ def plan_windows(depth: int, window: int, overlap: int, start: int) -> WindowPla
         MedpairError: if an argument lies outside its range.
     """
     _check(depth, window, overlap, start)
+    return _plan(depth, window, overlap, start)
+
+
+def plan_side_by_side(depth: int, window: int, start: int) -> WindowPlan:
+    """As `plan_windows` for windows that do not overlap, for ablation.
+
+    Only a window that is moved inwards at an end of the volume has known slices; the empty range
+    of the others marks the joint.
+    """
+    _check(depth, window, 1, start)
+    return _plan(depth, window, 0, start)
+
+
+def _plan(depth: int, window: int, overlap: int, start: int) -> WindowPlan:
     first = max(0, min(start, depth - window))
     initial = Window(first, range(first, first), range(first, first + window))
     forward = _forward(first + window, depth, window, overlap)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.diffusion.windows import WindowPlan, plan_windows
+from common.diffusion.windows import WindowPlan, plan_side_by_side, plan_windows
 from common.errors import MedpairError
 
 
@@ -75,6 +75,20 @@ def test_published_examples() -> None:
 
 def test_forward_and_backward_run_side_by_side() -> None:
     assert len(plan_windows(96, 6, 2, 45)) < 0.6 * len(plan_windows(96, 6, 2, 0))
+
+
+@given(st.integers(1, 160), st.integers(2, 20), st.data())
+def test_windows_side_by_side_know_slices_only_at_the_ends(
+    depth: int, window: int, data: st.DataObject
+) -> None:
+    plan = plan_side_by_side(depth, window, data.draw(st.integers(0, depth - 1)))
+    first, *later = [w for windows in plan for w in windows]
+    assert sorted(z for w in [first, *later] for z in w.new) == list(range(plan.padded_depth))
+    for w in later:
+        joint = w.known.start if w.backward else w.known.stop
+        assert w.backward == (w.start < first.start)
+        assert joint == (w.new.stop if w.backward else w.new.start)
+        assert not w.known or w.start in (0, depth - window)
 
 
 def test_shallow_volumes_take_one_padded_window() -> None:
