@@ -36,13 +36,24 @@ def is_first() -> bool:
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Average a module's gradients over the processes; nothing happens in a single process."""
+    """Average a module's gradients over the processes; nothing happens in a single process.
+
+    A gradient that a process lacks counts as zero, as where each draws another view and so trains
+    another network; one that all lack stays absent, so that the optimiser leaves its weights alone.
+    """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= dist.get_world_size()
+    parameters = list(module.parameters())
+    present = torch.tensor([p.grad is not None for p in parameters]).int()
+    present = present.to(parameters[0].device)
+    dist.all_reduce(present, dist.ReduceOp.MAX)  # all processes then average the same ones
+    for parameter, anywhere in zip(parameters, present.tolist(), strict=True):
+        if not anywhere:
+            continue
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= dist.get_world_size()
 
 
 def rank() -> int:

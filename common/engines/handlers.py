@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers.tqdm_logger import ProgressBar
-from ignite.metrics import Loss
+from ignite.metrics import PSNR, Loss
 from monai.engines.utils import IterationEvents
 from monai.handlers import MLFlowHandler
 from monai.utils import CommonKeys
@@ -211,6 +211,15 @@ def _every_fifty(_engine: Engine, iteration: int) -> bool:
 def loss_metric(loss: nn.Module) -> Loss:
     """Return ignite's metric that averages ``loss`` over the batches of an evaluator."""
     return Loss(loss, output_transform=_prediction_and_label, batch_size=len)
+
+
+def psnr_metric(data_range: float) -> PSNR:
+    """Return ignite's peak signal-to-noise ratio (dB), mean over the samples of an evaluator.
+
+    Args:
+        data_range: distance of the largest from the smallest possible value.
+    """
+    return PSNR(data_range, output_transform=_prediction_and_label)
 
 
 def _prediction_and_label(output: dict[str, Any]) -> tuple[Tensor, Tensor]:

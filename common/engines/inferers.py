@@ -12,10 +12,11 @@ from torch import Tensor
 from common.errors import MedpairError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+CPU_UNITS = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
 
 
 def resolve_precision(device: torch.device | str, precision: str) -> str:
-    """Return "bf16", "fp16" or "fp32"; "auto" is bf16 where the device has matrix units for it.
+    """Return "bf16", "fp16" or "fp32"; "auto" is bf16 where the device has units for it.
 
     Raises:
         MedpairError: for another precision.
@@ -23,8 +24,7 @@ def resolve_precision(device: torch.device | str, precision: str) -> str:
     if precision == "auto":
         if torch.device(device).type == "cuda":
             return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-        has_units = getattr(torch.cpu, "_is_amx_tile_supported", bool)
-        return "bf16" if has_units() else "fp32"
+        return "bf16" if any(getattr(torch.cpu, name, bool)() for name in CPU_UNITS) else "fp32"
     if precision not in DTYPES:
         raise MedpairError(f"precision is {precision!r}; use 'auto' or one of {sorted(DTYPES)}")
     return precision

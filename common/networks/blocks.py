@@ -22,6 +22,57 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
+class SliceConv(nn.Module):
+    """One-dimensional convolution along the slices, identity at initialisation.
+
+    Source: GEM-3D §3.1 (pseudo-3D layers); Make-A-Video (2209.14792) §3.2.1.
+    """
+
+    def __init__(self, channels: int, kernel: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2)
+        nn.init.dirac_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x_NCHW: Tensor, slices: int) -> Tensor:
+        """Return (N, C, H, W) after mixing the ``slices`` slices of each window."""
+        n, c, h, w = x_NCHW.shape
+        line = x_NCHW.view(n // slices, slices, c, h * w).permute(0, 3, 2, 1)
+        mixed: Tensor = self.conv(line.reshape(-1, c, slices))
+        line = mixed.view(-1, h * w, c, slices)
+        return line.permute(0, 3, 2, 1).reshape(n, c, h, w)
+
+
+class PseudoConv2d(nn.Conv2d):
+    """A convolution of slices that, with ``pseudo3d``, a convolution along the slices follows.
+
+    Args:
+        channels_in: input channels.
+        channels_out: output channels.
+        kernel: side of the kernel; the size of the slices is kept at stride 1.
+        stride: step in plane.
+        pseudo3d: add the convolution along the slices, identity at initialisation.
+
+    Source: GEM-3D §3.1; Make-A-Video (2209.14792) §3.2.1.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int = 3,
+        stride: int = 1,
+        pseudo3d: bool = False,
+    ) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2)
+        self.along = SliceConv(channels_out) if pseudo3d else None
+
+    def forward(self, x_NCHW: Tensor, slices: int = 1) -> Tensor:
+        """Return (N, channels_out, H', W') for windows of ``slices`` slices."""
+        y = super().forward(x_NCHW)
+        return y if self.along is None else self.along(y, slices)
+
+
 class ResBlock(nn.Module):
     """Residual block whose second norm is scaled and shifted by the condition embedding.
 
@@ -31,6 +82,7 @@ class ResBlock(nn.Module):
         embedding: width E of the condition embedding.
         dropout: drop probability before the second convolution.
         groups: normalisation groups; bf16 channels-last is fast with 16 n channels per group.
+        pseudo3d: each 3x3 convolution is followed by one along the slices.
 
     Source: Dhariwal and Nichol 2021 (2105.05233), adaptive group normalisation.
     """
@@ -42,26 +94,29 @@ class ResBlock(nn.Module):
         embedding: int,
         dropout: float = 0.0,
         groups: int = 8,
+        pseudo3d: bool = False,
     ) -> None:
         super().__init__()
         self.norm_in = nn.GroupNorm(norm_groups(channels_in, groups), channels_in)
-        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv_in = PseudoConv2d(channels_in, channels_out, pseudo3d=pseudo3d)
         self.modulate = nn.Linear(embedding, 2 * channels_out)
         self.norm_out = nn.GroupNorm(norm_groups(channels_out, groups), channels_out)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.conv_out = PseudoConv2d(channels_out, channels_out, pseudo3d=pseudo3d)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
         self.skip = (
             nn.Conv2d(channels_in, channels_out, 1)
             if channels_in != channels_out
             else nn.Identity()
         )
 
-    def forward(self, x_NCHW: Tensor, emb_NE: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor, emb_NE: Tensor, slices: int = 1) -> Tensor:
         """Return the block's output (N, channels_out, H, W)."""
-        h = self.conv_in(F.silu(self.norm_in(x_NCHW)))
+        h = self.conv_in(F.silu(self.norm_in(x_NCHW)), slices)
         scale, shift = self.modulate(F.silu(emb_NE))[:, :, None, None].chunk(2, dim=1)
         h = self.norm_out(h) * (1 + scale) + shift
-        residual: Tensor = self.conv_out(self.dropout(F.silu(h)))
+        residual: Tensor = self.conv_out(self.dropout(F.silu(h)), slices)
         skipped: Tensor = self.skip(x_NCHW)
         return residual + skipped
 
@@ -103,25 +158,38 @@ class SpatialAttention(Attention):
         return tokens.transpose(1, 2).reshape(*x_NCHW.shape[:2], h, w)
 
 
-class SliceConv(nn.Module):
-    """One-dimensional convolution along the slices, identity at initialisation.
+class CrossAttention(nn.Module):
+    """Attention of the pixels of each slice to the tokens of a context, zero at initialisation.
 
-    Source: GEM-3D §3.1 (pseudo-3D layers); Make-A-Video (2209.14792) §3.2.1.
+    Args:
+        channels: channels C of a pixel.
+        context_channels: channels K of a context token.
+        head_channels: channels per head; C must be a multiple of it, else one head is used.
+
+    Source: Rombach et al. (2112.10752), §3.3.
     """
 
-    def __init__(self, channels: int, kernel: int = 3) -> None:
+    def __init__(self, channels: int, context_channels: int, head_channels: int = 32) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2)
-        nn.init.dirac_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.heads = max(1, channels // head_channels) if channels % head_channels == 0 else 1
+        self.norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(context_channels, 2 * channels)
+        self.out = zero_init(nn.Linear(channels, channels))
 
-    def forward(self, x_NCHW: Tensor, slices: int) -> Tensor:
-        """Return (N, C, H, W) after mixing the ``slices`` slices of each window."""
+    def forward(self, x_NCHW: Tensor, context_NLK: Tensor) -> Tensor:
+        """Return slices (N, C, H, W) plus what they read from their contexts (N, L, K)."""
         n, c, h, w = x_NCHW.shape
-        line = x_NCHW.view(n // slices, slices, c, h * w).permute(0, 3, 2, 1)
-        mixed: Tensor = self.conv(line.reshape(-1, c, slices))
-        line = mixed.view(-1, h * w, c, slices)
-        return line.permute(0, 3, 2, 1).reshape(n, c, h, w)
+        tokens = x_NCHW.flatten(2).transpose(1, 2)
+        q = self._split(self.query(self.norm(tokens)))
+        k, v = map(self._split, self.key_value(context_NLK).chunk(2, dim=-1))
+        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+        update: Tensor = self.out(read)
+        return x_NCHW + update.transpose(1, 2).reshape(n, c, h, w)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        n, length, c = tokens.shape
+        return tokens.view(n, length, self.heads, c // self.heads).transpose(1, 2)
 
 
 class SliceAttention(Attention):
@@ -138,24 +206,24 @@ class SliceAttention(Attention):
 class Downsample(nn.Module):
     """Halve height and width by a strided convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, pseudo3d: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv = PseudoConv2d(channels, channels, stride=2, pseudo3d=pseudo3d)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
+    def forward(self, x_NCHW: Tensor, slices: int = 1) -> Tensor:
         """Return (N, C, ceil(H/2), ceil(W/2))."""
-        halved: Tensor = self.conv(x_NCHW)
+        halved: Tensor = self.conv(x_NCHW, slices)
         return halved
 
 
 class Upsample(nn.Module):
     """Enlarge to a given height and width by nearest neighbours and a convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, pseudo3d: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = PseudoConv2d(channels, channels, pseudo3d=pseudo3d)
 
-    def forward(self, x_NCHW: Tensor, size: torch.Size) -> Tensor:
+    def forward(self, x_NCHW: Tensor, size: torch.Size, slices: int = 1) -> Tensor:
         """Return (N, C, *size)."""
-        enlarged: Tensor = self.conv(F.interpolate(x_NCHW, size=size, mode="nearest"))
+        enlarged: Tensor = self.conv(F.interpolate(x_NCHW, size=size, mode="nearest"), slices)
         return enlarged

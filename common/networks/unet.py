@@ -1,11 +1,13 @@
 """A U-Net for slices or, with slice layers, for windows of slices ((2+1)D).
 
-N = B * S slices of B windows with S slices each, C channels, E embedding width, H height, W width.
+N = B * S slices of B windows with S slices each, C channels, E embedding width, H height, W width,
+K channels of a context token, M mask channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,9 @@ from torch.nn import functional as F
 
 from common.errors import MedpairError
 from common.networks.blocks import (
+    CrossAttention,
     Downsample,
+    PseudoConv2d,
     ResBlock,
     SliceAttention,
     SliceConv,
@@ -22,6 +26,29 @@ from common.networks.blocks import (
     norm_groups,
     zero_init,
 )
+from common.networks.spade import SpadeResBlock
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What the stages of a U-Net share.
+
+    Args:
+        embedding: width E of the condition embedding.
+        slice_layers: slice convolution and slice attention after every residual block.
+        pseudo3d: a slice convolution after every convolution, slice attention after every
+            spatial attention.
+        context_channels: K; cross-attention to a context after every spatial attention.
+        mask_hidden: channels inside the SPADE branches, where there are any.
+        dropout: drop probability in the residual blocks.
+    """
+
+    embedding: int
+    slice_layers: bool = False
+    pseudo3d: bool = False
+    context_channels: int | None = None
+    mask_hidden: int = 64
+    dropout: float = 0.0
 
 
 class Stage(nn.Module):
@@ -31,25 +58,48 @@ class Stage(nn.Module):
         self,
         channels_in: int,
         channels_out: int,
-        embedding: int,
+        options: StageOptions,
         *,
         attention: bool,
-        slice_layers: bool,
-        dropout: float,
+        mask_channels: int | None = None,
     ) -> None:
         super().__init__()
-        self.res = ResBlock(channels_in, channels_out, embedding, dropout)
-        self.slice_conv = SliceConv(channels_out) if slice_layers else None
-        self.attention = SpatialAttention(channels_out) if attention else None
-        self.slice_attention = SliceAttention(channels_out) if slice_layers else None
+        o, width = options, channels_out
+        self.res: ResBlock | SpadeResBlock
+        if mask_channels is None:
+            self.res = ResBlock(channels_in, width, o.embedding, o.dropout, pseudo3d=o.pseudo3d)
+        else:
+            sizes = (channels_in, width, o.embedding, mask_channels, o.mask_hidden)
+            self.res = SpadeResBlock(*sizes, dropout=o.dropout, pseudo3d=o.pseudo3d)
+        crossed = attention and o.context_channels is not None
+        self.slice_conv = SliceConv(width) if o.slice_layers else None
+        self.attention = SpatialAttention(width) if attention else None
+        self.cross = CrossAttention(width, o.context_channels or 0) if crossed else None
+        across = o.slice_layers or (o.pseudo3d and attention)
+        self.slice_attention = SliceAttention(width) if across else None
 
-    def forward(self, x_NCHW: Tensor, emb_NE: Tensor, slices: int) -> Tensor:
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        emb_NE: Tensor,
+        slices: int,
+        context_NLK: Tensor | None = None,
+        mask_NMHW: Tensor | None = None,
+    ) -> Tensor:
         """Return (N, channels_out, H, W)."""
-        x: Tensor = self.res(x_NCHW, emb_NE)
+        if isinstance(self.res, SpadeResBlock):
+            assert mask_NMHW is not None
+            mask = F.interpolate(mask_NMHW, size=x_NCHW.shape[-2:], mode="nearest")
+            x: Tensor = self.res(x_NCHW, emb_NE, *self.res.modulations(mask), slices)
+        else:
+            x = self.res(x_NCHW, emb_NE, slices)
         if self.slice_conv is not None:
             x = self.slice_conv(x, slices)
         if self.attention is not None:
             x = self.attention(x)
+        if self.cross is not None:
+            assert context_NLK is not None
+            x = self.cross(x, context_NLK)
         if self.slice_attention is not None:
             x = self.slice_attention(x, slices)
         return x
@@ -70,8 +120,83 @@ class FineTail(nn.Sequential):
         )
 
 
-class UNet(nn.Module):
-    """Time-conditioned U-Net; with ``slice_layers`` it also mixes the slices of a window.
+class UNetEncoder(nn.Module):
+    """The first half of a U-Net: stem, downward path and middle.
+
+    Args:
+        channels_in: input channels per slice.
+        channels: channels of each level, finest first.
+        options: what the stages share.
+        num_res_blocks: residual blocks per level.
+        attention_levels: for each level, whether it has spatial attention; the middle always has.
+        unshuffle: pixel-unshuffle factor of the stem (1 = none); saves computation.
+        mask_channels: M; SPADE in the middle.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: Sequence[int],
+        options: StageOptions,
+        num_res_blocks: int = 1,
+        attention_levels: Sequence[bool] | None = None,
+        unshuffle: int = 1,
+        mask_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.unshuffle = unshuffle
+        attend = list(attention_levels or [False] * len(channels))
+        pseudo3d = options.pseudo3d
+        self.stem = PseudoConv2d(channels_in * unshuffle**2, channels[0], pseudo3d=pseudo3d)
+        self.down = nn.ModuleList()
+        self.skip_channels, width = [channels[0]], channels[0]
+        for level, c in enumerate(channels):
+            for _ in range(num_res_blocks):
+                self.down.append(Stage(width, c, options, attention=attend[level]))
+                width = c
+                self.skip_channels.append(width)
+            if level < len(channels) - 1:
+                self.down.append(Downsample(width, pseudo3d))
+                self.skip_channels.append(width)
+        self.middle = nn.ModuleList(
+            Stage(width, width, options, attention=attention, mask_channels=mask_channels)
+            for attention in (True, False)
+        )
+
+    def encode(
+        self,
+        x_NCHW: Tensor,
+        emb_NE: Tensor,
+        slices: int = 1,
+        context_NLK: Tensor | None = None,
+        mask_NMHW: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return the skips, finest first, and the output of the middle as the last entry.
+
+        Raises:
+            MedpairError: if the slices' size is no multiple of ``unshuffle``.
+        """
+        height, width = x_NCHW.shape[-2:]
+        if height % self.unshuffle or width % self.unshuffle:
+            raise MedpairError(
+                f"slices of {height}x{width}, wanted multiples of {self.unshuffle}; "
+                "change size or network_def#unshuffle"
+            )
+        x = self.stem(F.pixel_unshuffle(x_NCHW, self.unshuffle), slices)
+        found = [x]
+        for layer in self.down:
+            if isinstance(layer, Downsample):
+                x = layer(x, slices)
+            else:
+                x = layer(x, emb_NE, slices, context_NLK)
+            found.append(x)
+        for layer in self.middle:
+            x = layer(x, emb_NE, slices, context_NLK, mask_NMHW)
+        return [*found, x]
+
+
+class UNet(UNetEncoder):
+    """Time-conditioned U-Net; with slice layers it also mixes the slices of a window.
 
     Args:
         channels_in: input channels per slice.
@@ -80,11 +205,17 @@ class UNet(nn.Module):
         embedding: width E of the condition embedding.
         num_res_blocks: residual blocks per level.
         attention_levels: for each level, whether it has spatial attention.
-        slice_layers: add slice convolution and slice attention (identity at the start).
+        slice_layers: slice convolution and slice attention after every residual block (identity
+            at the start).
         unshuffle: pixel-unshuffle factor of the stem (1 = none); saves computation.
         dropout: drop probability in the residual blocks.
+        pseudo3d: a slice convolution after every convolution and slice attention after every
+            spatial attention, as published (identity at the start).
+        context_channels: K; cross-attention to a context after every spatial attention.
+        mask_channels: M; SPADE in the middle and the upward path.
+        mask_hidden: channels inside the SPADE branches.
 
-    Source: U-Net of DDPM (2006.11239) with slice layers of GEM-3D §3.1.
+    Source: U-Net of DDPM (2006.11239) with the slice layers of GEM-3D §3.1.
     """
 
     def __init__(
@@ -98,79 +229,89 @@ class UNet(nn.Module):
         slice_layers: bool = False,
         unshuffle: int = 1,
         dropout: float = 0.0,
+        pseudo3d: bool = False,
+        context_channels: int | None = None,
+        mask_channels: int | None = None,
+        mask_hidden: int = 64,
     ) -> None:
-        super().__init__()
-        self.unshuffle = unshuffle
+        options = StageOptions(
+            embedding, slice_layers, pseudo3d, context_channels, mask_hidden, dropout
+        )
+        super().__init__(
+            channels_in,
+            channels,
+            options,
+            num_res_blocks,
+            attention_levels,
+            unshuffle,
+            mask_channels,
+        )
         attend = list(attention_levels or [False] * len(channels))
-        area = unshuffle * unshuffle
-
-        def stage(c_in: int, c_out: int, attention: bool) -> Stage:
-            return Stage(
-                c_in,
-                c_out,
-                embedding,
-                attention=attention,
-                slice_layers=slice_layers,
-                dropout=dropout,
-            )
-
-        self.stem = nn.Conv2d(channels_in * area, channels[0], 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips, width = [channels[0]], channels[0]
-        for level, c in enumerate(channels):
-            for _ in range(num_res_blocks):
-                self.down.append(stage(width, c, attend[level]))
-                width = c
-                skips.append(width)
-            if level < len(channels) - 1:
-                self.down.append(Downsample(width))
-                skips.append(width)
-        self.middle = nn.ModuleList([stage(width, width, True), stage(width, width, False)])
+        self.up = nn.ModuleList()
+        skips, width = list(self.skip_channels), channels[-1]
         for level in reversed(range(len(channels))):
             for _ in range(num_res_blocks + 1):
-                self.up.append(stage(width + skips.pop(), channels[level], attend[level]))
+                self.up.append(
+                    Stage(
+                        width + skips.pop(),
+                        channels[level],
+                        options,
+                        attention=attend[level],
+                        mask_channels=mask_channels,
+                    )
+                )
                 width = channels[level]
             if level > 0:
-                self.up.append(Upsample(width))
+                self.up.append(Upsample(width, pseudo3d))
         self.norm = nn.GroupNorm(norm_groups(width), width)
-        self.tail: nn.Module | None = None
-        if unshuffle == 1:
-            self.head = zero_init(nn.Conv2d(width, channels_out, 3, padding=1))
-        else:
-            fine = max(1, 2 * width // area)
-            self.head = nn.Conv2d(width, fine * area, 3, padding=1)
-            self.tail = FineTail(fine + channels_in, fine, channels_out)
+        self._build_head(channels_in, channels_out, width, pseudo3d)
 
-    def forward(self, x_NCHW: Tensor, emb_NE: Tensor, slices: int = 1) -> Tensor:
+    def _build_head(self, channels_in: int, channels_out: int, width: int, pseudo3d: bool) -> None:
+        self.tail: nn.Module | None = None
+        if self.unshuffle == 1:
+            self.head = PseudoConv2d(width, channels_out, pseudo3d=pseudo3d)
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+            return
+        area = self.unshuffle**2
+        fine = max(1, 2 * width // area)
+        self.head = PseudoConv2d(width, fine * area, pseudo3d=pseudo3d)
+        self.tail = FineTail(fine + channels_in, fine, channels_out)
+
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        emb_NE: Tensor,
+        slices: int = 1,
+        context_NLK: Tensor | None = None,
+        mask_NMHW: Tensor | None = None,
+        control: Sequence[Tensor] = (),
+    ) -> Tensor:
         """Return the network output.
 
         Args:
             x_NCHW: slices (N, channels_in, H, W); H and W multiples of ``unshuffle``.
             emb_NE: condition embedding of each slice (N, E).
             slices: number S of slices per window; N is a multiple of it.
+            context_NLK: L context tokens per slice, where the network has cross-attention.
+            mask_NMHW: masks, where the network has SPADE.
+            control: what a control branch adds to the skips and the middle, as `encode` orders
+                them; empty for none.
 
         Returns:
             (N, channels_out, H, W).
         """
-        height, width = x_NCHW.shape[-2:]
-        if height % self.unshuffle or width % self.unshuffle:
-            raise MedpairError(
-                f"slices of {height}x{width}, wanted multiples of {self.unshuffle}; "
-                "change size or network_def#unshuffle"
-            )
-        x = self.stem(F.pixel_unshuffle(x_NCHW, self.unshuffle))
-        skips = [x]
-        for layer in self.down:
-            x = layer(x) if isinstance(layer, Downsample) else layer(x, emb_NE, slices)
-            skips.append(x)
-        for layer in self.middle:
-            x = layer(x, emb_NE, slices)
+        found = self.encode(x_NCHW, emb_NE, slices, context_NLK, mask_NMHW)
+        if control:
+            found = [a + b for a, b in zip(found, control, strict=True)]
+        *skips, x = found
         for layer in self.up:
             if isinstance(layer, Upsample):
-                x = layer(x, skips[-1].shape[-2:])
+                x = layer(x, skips[-1].shape[-2:], slices)
             else:
-                x = layer(torch.cat([x, skips.pop()], dim=1), emb_NE, slices)
-        y: Tensor = self.head(F.silu(self.norm(x)))
+                joined = torch.cat([x, skips.pop()], dim=1)
+                x = layer(joined, emb_NE, slices, context_NLK, mask_NMHW)
+        y: Tensor = self.head(F.silu(self.norm(x)), slices)
         if self.tail is not None:
             y = self.tail(torch.cat([F.pixel_shuffle(y, self.unshuffle), x_NCHW], dim=1))
         return y

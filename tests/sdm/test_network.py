@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from common.errors import MedpairError
+from common.networks.spade import Spade
 from sdm.network import SemanticDenoiser
-from sdm.spade import Spade
 from sdm.views import VIEWS, ViewDenoisers
 
 Make = Callable[..., ViewDenoisers]

@@ -21,8 +21,8 @@ from common.networks.blocks import (
     zero_init,
 )
 from common.networks.embedding import ConditionEmbedding
+from common.networks.spade import SpadeResBlock
 from common.networks.unet import FineTail
-from sdm.spade import SpadeResBlock
 
 NORM_GROUPS = 4
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from monai.losses import PatchAdversarialLoss, PerceptualLoss
+from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.errors import MedpairError
+from common.networks.perceptual import perceptual_loss
 from vid2vid.discriminator import Judgement
 from vid2vid.generator import SliceOutput
 from vid2vid.rollout import real_previous
@@ -120,23 +119,6 @@ class GeneratorLoss:
         self.perceptual.to(batch.image.device)
         distance = self.perceptual(output.image.flatten(0, 1), batch.image.flatten(0, 1))
         return torch.as_tensor(distance)
-
-
-def perceptual_loss(path: str | None) -> nn.Module:
-    """Return MONAI's perceptual loss with ResNet-50 weights from a file.
-
-    Raises:
-        MedpairError: if no existing file is given.
-    """
-    if path is None or not Path(path).is_file():
-        raise MedpairError(
-            f"perceptual_weights is {path!r}; want a file with a ResNet-50 state dict, or set "
-            "loss_weights#perceptual to 0"
-        )
-    loss: nn.Module = PerceptualLoss(
-        2, network_type="resnet50", pretrained=True, pretrained_path=path
-    )
-    return loss.requires_grad_(False)
 
 
 def motion_terms(output: SliceOutput, batch: SequenceBatch) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.networks.blocks import norm_groups, zero_init
+from common.networks.blocks import PseudoConv2d, norm_groups
 
 
 class Spade(nn.Module):
@@ -56,6 +56,7 @@ class SpadeResBlock(nn.Module):
         mask_channels: mask channels M.
         hidden: channels inside the SPADE branches.
         dropout: drop probability before the second convolution.
+        pseudo3d: each 3x3 convolution is followed by one along the slices.
 
     Source: Wang et al., SDM (2207.00050), §3.2 and fig. 3c.
     """
@@ -68,14 +69,17 @@ class SpadeResBlock(nn.Module):
         mask_channels: int,
         hidden: int,
         dropout: float = 0.0,
+        pseudo3d: bool = False,
     ) -> None:
         super().__init__()
         self.norm_in = Spade(channels_in, mask_channels, hidden)
-        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv_in = PseudoConv2d(channels_in, channels_out, pseudo3d=pseudo3d)
         self.modulate = nn.Linear(embedding, 2 * channels_out)
         self.norm_out = Spade(channels_out, mask_channels, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.conv_out = PseudoConv2d(channels_out, channels_out, pseudo3d=pseudo3d)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
         self.skip = (
             nn.Conv2d(channels_in, channels_out, 1)
             if channels_in != channels_out
@@ -86,11 +90,13 @@ class SpadeResBlock(nn.Module):
         """Return the modulations of both norms."""
         return [self.norm_in.modulation(mask_NMHW), self.norm_out.modulation(mask_NMHW)]
 
-    def forward(self, x_NCHW: Tensor, emb_NE: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    def forward(
+        self, x_NCHW: Tensor, emb_NE: Tensor, first: Tensor, second: Tensor, slices: int = 1
+    ) -> Tensor:
         """Return (N, channels_out, H, W) for the modulations of the first and second norm."""
-        h = self.conv_in(F.silu(self.norm_in(x_NCHW, first)))
+        h = self.conv_in(F.silu(self.norm_in(x_NCHW, first)), slices)
         scale, shift = self.modulate(F.silu(emb_NE))[:, :, None, None].chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm_out(h, second), 1 + scale)
-        residual: Tensor = self.conv_out(self.dropout(F.silu(h)))
+        residual: Tensor = self.conv_out(self.dropout(F.silu(h)), slices)
         skipped: Tensor = self.skip(x_NCHW)
         return residual + skipped
