@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from common.data.datasets import Arrays
 from common.data.pictures import image_rows, label_rows, save_rows
 from common.engines.batches import IterationBatches
+from common.engines.distributed import is_first
 from sdm.inferers import VolumeRefiner
 from sdm.refine import Refinement
 from sdm.views import ViewDenoisers
@@ -20,6 +21,8 @@ from sdm.views import ViewDenoisers
 
 class SamplePicture:
     """Draw a picture after every validation: mask, real scan, image made from pure noise.
+
+    Of several processes, the first draws.
 
     Args:
         network: the averaged network.
@@ -48,6 +51,8 @@ class SamplePicture:
         engine.add_event_handler(Events.COMPLETED, self._draw)
 
     def _draw(self) -> None:
+        if not is_first():
+            return
         rows = []
         device = next(self.network.parameters()).device
         scans = zip(self.data.labels, self.data.images, strict=True)
