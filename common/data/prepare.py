@@ -55,6 +55,17 @@ class Raw:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A scan on a pair set's grid, (D, H, W); `lower` and `upper` are its raw 0 and 1."""
+
+    image: np.ndarray
+    label: np.ndarray
+    grid: Grid
+    lower: float
+    upper: float
+
+
 def prepare(
     images: str | Path,
     labels: str | Path,
@@ -108,7 +119,7 @@ def prepare(
     scans = plan_scans(files, persons, holdout, seed)
     spacing_dhw = _spacing(spacing)
     _check_options(crop, size)
-    native = _check_geometry(scans, schema)
+    native = check_geometry(scans, schema)
     settings = Settings(
         schema,
         intensity_of(schema),
@@ -161,31 +172,58 @@ def _is_done(pairset: PairSet, scan: Scan, inputs: dict[str, str]) -> bool:
 
 
 def _prepare_scan(scan: Scan, s: Settings) -> tuple[Pair, dict[str, Any]]:
-    raw = _read_scan(scan, s)
+    raw = read_scan(scan, s)
     try:
-        lower, upper = bounds(raw.image, s.intensity)
+        placed = place(raw, s)
     except MedpairError as error:
         raise MedpairError(f"{scan.image}: {error}") from error
-    grid = _grid(raw, s)
-    scaled = normalise(raw.image, str(s.intensity["method"]), lower, upper)
-    axis = s.schema.slice_axis
-    image = np.ascontiguousarray(to_dhw(resample_image(scaled, grid), axis))
-    label = np.ascontiguousarray(
-        to_dhw(resample_labels(raw.label, grid, s.schema.num_classes), axis)
-    )
+    grid = placed.grid
     record = {
         "split": scan.split,
         "person": scan.person,
         "source": raw.stored,
-        "intensity": {"lower": lower, "upper": upper},
+        "intensity": {"lower": placed.lower, "upper": placed.upper},
         "grid": {"scale": list(grid.scale), "offset": list(grid.offset)},
-        "warnings": [*raw.warnings, *_losses(raw.label, label, grid, s.schema)],
+        "warnings": [*raw.warnings, *_losses(raw.label, placed.label, grid, s.schema)],
         "versions": versions(),
     }
-    return Pair(scan.id, image, label, grid.affine(raw.affine)), record
+    return Pair(scan.id, placed.image, placed.label, grid.affine(raw.affine)), record
 
 
-def _read_scan(scan: Scan, s: Settings) -> Raw:
+def place(raw: Raw, s: Settings) -> Placed:
+    """Put a scan onto the grid and the intensity scale of a pair set.
+
+    Args:
+        raw: the scan.
+        s: spacing, size, crop and intensity of the set.
+
+    Raises:
+        MedpairError: for an image without contrast.
+    """
+    lower, upper = bounds(raw.image, s.intensity)
+    grid = _grid(raw, s)
+    scaled = normalise(raw.image, str(s.intensity["method"]), lower, upper)
+    axis = s.schema.slice_axis
+    image = np.ascontiguousarray(to_dhw(resample_image(scaled, grid), axis))
+    return Placed(image, place_labels(raw.label, grid, s.schema), grid, lower, upper)
+
+
+def place_labels(label_ras: np.ndarray, grid: Grid, schema: LabelSchema) -> np.ndarray:
+    """Put schema ids in RAS onto a grid, uint8 (D, H, W)."""
+    label = resample_labels(label_ras, grid, schema.num_classes)
+    return np.ascontiguousarray(to_dhw(label, schema.slice_axis))
+
+
+def read_scan(scan: Scan, s: Settings) -> Raw:
+    """Read image and mask of one scan as they are, in RAS, the mask in schema ids with container.
+
+    Args:
+        scan: the files.
+        s: schema, source of the mask's ids and channel.
+
+    Raises:
+        MedpairError: for a damaged file, unknown ids, or a mask without any of the labels.
+    """
     volume = read_volume(scan.image, s.channel)
     mask = read_volume(scan.label)
     ids, warnings = integer_ids(mask.array, scan.label)
@@ -240,8 +278,12 @@ def _losses(before: np.ndarray, after: np.ndarray, grid: Grid, schema: LabelSche
     return [*notes, f"{cut} labelled voxels lie outside the size"] if cut else notes
 
 
-def _check_geometry(scans: Sequence[Scan], schema: LabelSchema) -> Spacing | None:
-    """Compare the headers of all files before any work; the spacing that all share, D, H, W."""
+def check_geometry(scans: Sequence[Scan], schema: LabelSchema) -> Spacing | None:
+    """Compare the headers of all files before any work; the spacing that all share, D, H, W.
+
+    Raises:
+        MedpairError: for a mask of another shape or place than its image.
+    """
     spacings = []
     for scan in scans:
         shape, affine = _ras_header(scan.image)
