@@ -156,20 +156,14 @@ class SliceBatches:
         image = self.image[volume].select(1 + axis, k)[None]
         label = self.label[volume].index_select(axis, window).movedim(axis, 0)
         if self.augment is not None:
-            image, label = self._changed(image, label, axis, generator)
+            change = draw_change(self.augment, generator)
+            if axis == 2 and change.mirror:
+                # mirrored, a sagittal slice keeps its pixels; its place and its neighbours turn
+                k, label = n - 1 - k, self.flip_lut[label.long()].flip(0)
+                change = replace(change, mirror=False)
+            label = change_labels(label, change, self.flip_lut, self.num_classes)
+            image = change_images(image, change)
         return image[0], label, slice_positions(torch.tensor(k), n)
-
-    def _changed(
-        self, image_1Cab: Tensor, label_Lab: Tensor, axis: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        assert self.augment is not None
-        change = draw_change(self.augment, generator)
-        if axis == 2:  # a mirrored sagittal slice is the same slice with left and right exchanged
-            if change.mirror:
-                label_Lab = self.flip_lut[label_Lab.long()].flip(0)
-            change = replace(change, mirror=False)
-        label = change_labels(label_Lab, change, self.flip_lut, self.num_classes)
-        return change_images(image_1Cab, change), label
 
 
 def stack_volumes(data: Arrays, stride: int) -> tuple[Tensor, Tensor]:
