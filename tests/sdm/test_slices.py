@@ -9,8 +9,11 @@ import torch
 
 from common.data.datasets import Arrays
 from common.data.slice_augment import AugmentRanges
+from common.diffusion.schedules import build_schedule
 from common.errors import MedpairError
-from sdm.slices import SliceBatches, ViewSlices, pad_to_multiple, stack_volumes
+from sdm.diffusion import PrepareSliceBatch, SliceDiffusion
+from sdm.slices import SliceBatches, ViewSlices, one_hot_windows, pad_to_multiple, stack_volumes
+from sdm.views import ViewDenoisers
 
 MakeArrays = Callable[..., Arrays]
 
@@ -40,6 +43,23 @@ def test_label_windows_hold_the_neighbours(axis: int) -> None:
 def test_positions_tell_slice_and_number_of_slices() -> None:
     position = ViewSlices(0, 2, 4).positions(torch.tensor([0, 3, 5]))
     assert torch.equal(position, torch.tensor([[0, 0.25], [0.75, 0.25], [0.25, 0.25]]))
+
+
+def test_one_hot_windows_are_the_slices_one_after_the_other() -> None:
+    label = torch.randint(0, 4, (2, 3, 5, 6), dtype=torch.uint8)
+    mask = one_hot_windows(label, 4)
+    assert mask.shape == (2, 12, 5, 6)
+    for place, plane in enumerate(mask.unbind(1)):
+        assert torch.equal(plane, (label[:, place // 4] == place % 4).float())
+
+
+def test_training_and_inference_see_one_mask(make_arrays: MakeArrays) -> None:
+    network = ViewDenoisers(6, mask_context=1, channels=(8, 16), embedding=8, mask_hidden=8)
+    draw = SliceBatches(make_arrays(), "brain4", 6, 4, mask_context=1, stride=4)
+    batch = draw(torch.Generator().manual_seed(0)) | {"seed": 0, "iteration": 0}
+    diffusion = SliceDiffusion(build_schedule("linear", 1000))
+    _, _, (_, mask, _, _), _ = PrepareSliceBatch(diffusion, 6)(batch)
+    assert torch.equal(mask, network.one_hot(batch["label"]))
 
 
 def test_padding_adds_at_the_ends_only() -> None:

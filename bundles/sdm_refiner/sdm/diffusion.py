@@ -23,6 +23,7 @@ from common.diffusion.schedules import (
 from common.engines.batches import iteration_generator
 from common.errors import MedpairError
 from sdm.learned_sigma import pack, unpack, variational_bound
+from sdm.slices import one_hot_windows
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,7 @@ class PrepareSliceBatch:
             value.to(device, non_blocking=non_blocking)
             for value in (x_t, target, t, kept, label, position)
         )
-        mask = F.one_hot(label.long(), self.num_classes).movedim(-1, 2).flatten(1, 2).float()
-        mask = mask * kept[:, None, None, None]
+        mask = one_hot_windows(label, self.num_classes) * kept[:, None, None, None]
         return x_t, target, (t.float(), mask, position, batchdata["view"]), {}
 
 

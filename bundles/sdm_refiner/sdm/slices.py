@@ -88,6 +88,11 @@ def slice_positions(k: Tensor, n: int) -> Tensor:
     return torch.stack([k / n, torch.full(k.shape, 1 / n)], dim=-1)
 
 
+def one_hot_windows(label_NLab: Tensor, num_classes: int) -> Tensor:
+    """Return label windows with values 0..K-1 as the network's mask (N, L * K, a, b), float32."""
+    return F.one_hot(label_NLab.long(), num_classes).movedim(-1, 2).flatten(1, 2).float()
+
+
 class SliceBatches:
     """Draw batches of slices, all of one view; views take turns at random.
 

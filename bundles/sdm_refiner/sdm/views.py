@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from common.errors import MedpairError
 from sdm.network import Modulations, SemanticDenoiser
+from sdm.slices import one_hot_windows
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -74,8 +74,8 @@ class ViewDenoisers(nn.Module):
 
     def one_hot(self, label_NLHW: Tensor) -> Tensor:
         """Return the network's form (N, L * K, H, W), float32, of label windows 0..K-1."""
-        planes = F.one_hot(label_NLHW.long(), self.num_classes).movedim(-1, 2)
-        return planes.flatten(1, 2).float().contiguous(memory_format=torch.channels_last)
+        mask = one_hot_windows(label_NLHW, self.num_classes)
+        return mask.contiguous(memory_format=torch.channels_last)
 
     def modulations(self, mask_NMHW: Tensor, view: str) -> Modulations:
         """Return the modulations of one-hot masks, see `SemanticDenoiser.modulations`."""
