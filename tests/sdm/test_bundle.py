@@ -14,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 from common.bundles import bundles_dir
 from common.data.datasets import Pair, PairSet
 from common.errors import MedpairError
+from common.stages import plain_errors
 
 # the stack below us warns about itself
 pytestmark = [pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
@@ -152,6 +153,28 @@ def test_evaluation_judges_before_and_after(trained: Path) -> None:
     assert before["n"] == after["n"] > 0
     assert before["detail_ratio"] != after["detail_ratio"]
     assert (trained / "evaluate" / "evaluation.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["inference", "evaluate", "generate"])
+def test_data_of_another_schema_are_refused(kind: str, trained: Path, tmp_path: Path) -> None:
+    """As many labels as the network knows would pass as its tissues."""
+    options = {"weights": weights(trained), "dataset_dir": "phantom:abdomen4:16x16x16:2"}
+    opened = workflow(kind, tmp_path, segmenter=None, **options)
+    with pytest.raises(MedpairError) as caught, plain_errors():
+        opened.run()
+    assert str(caught.value) == (
+        "dataset: schema 'abdomen4' (6 classes), the config is for 'brain4' (6); set schema and "
+        "num_classes to fit"
+    )
+    assert not (tmp_path / kind).exists()
+
+
+def test_real_scans_of_another_schema_are_refused(trained: Path, tmp_path: Path) -> None:
+    options = {"weights": weights(trained), "dataset_dir": "phantom:abdomen4:16x16x16:2"}
+    synthetic = "phantom:brain4:16x16x16:2"
+    opened = workflow("evaluate", tmp_path, segmenter=None, synthetic_dir=synthetic, **options)
+    with pytest.raises(MedpairError, match=r"schema 'abdomen4' \(6 classes\)"), plain_errors():
+        opened.run()
 
 
 def test_lost_weights_of_one_view_are_named(tmp_path: Path) -> None:

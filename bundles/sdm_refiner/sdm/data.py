@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.data.checks import check_schema
 from common.data.datasets import Arrays, Pair, PairSet
 from common.errors import MedpairError
 
@@ -25,10 +26,22 @@ class RefinePairs(torch.utils.data.Dataset[dict[str, Any]]):
 
     Args:
         data: masks and their images.
+        schema: name of the label schema that the config is for.
+        num_classes: K of the network.
         before: the images to refine, one per mask; None where images are made from noise.
+
+    Raises:
+        MedpairError: if the data are of another schema or number of classes.
     """
 
-    def __init__(self, data: Arrays, before: list[np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        data: Arrays,
+        schema: str,
+        num_classes: int,
+        before: list[np.ndarray] | None = None,
+    ) -> None:
+        check_schema(data.schema, schema, num_classes)
         self.data, self.before = data, before
 
     def __len__(self) -> int:

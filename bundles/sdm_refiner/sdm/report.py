@@ -14,6 +14,8 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor
 
+from common.data.checks import check_schema
+from common.data.datasets import load_arrays
 from common.data.labels import LabelSchema
 from common.data.pictures import image_rows, label_rows, save_rows
 from common.io.atomic import write_json
@@ -40,6 +42,9 @@ class RefinementReport:
         segment: masks of images in [-1, 1] for the alignment; None leaves it out.
         extractor: name of ``features`` in the report.
         volumes: volumes shown in the picture.
+
+    Raises:
+        MedpairError: if the real scans are of another schema.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class RefinementReport:
         extractor: str = "encoder of our segmenter",
         volumes: int = 3,
     ) -> None:
+        real = load_arrays(real_dir, "validation").schema
+        check_schema(real, schema.name, schema.num_classes)
         self.schema, self.output_dir = schema, Path(output_dir)
         self.data = read_images(data_dir, data_split)
         self.held_out = read_images(real_dir, "validation")
