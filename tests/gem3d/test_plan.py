@@ -73,7 +73,7 @@ def test_released_plan_leaves_a_slice_for_the_published_starts(depth: int, left:
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_released_plan_misplaces_and_overwrites(depth: int) -> None:
-    """Methods 7.3, defect 2: by up to 14 slices; about 14 slices and two copies overwrite others."""
+    """Methods 7.3, defect 2: by up to 14 slices; about 14 slices and two copies."""
     plans = [plan_released(depth, N, s) for s in range(depth)]
     assert max(max(misplacement(plan)) for plan in plans) == 14
     again = [sum(n - 1 for n in writes(plan) if n) for plan in plans]
