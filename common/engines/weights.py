@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def load_weights(
     schema: str | None = None,
     preset: str | None = None,
     device: str | torch.device = "cpu",
+    may_lack: Collection[str] = (),
 ) -> nn.Module:
     """Load a weight file strictly into a network, in eval mode.
 
@@ -56,6 +57,7 @@ def load_weights(
         schema: wanted label schema, compared with the card.
         preset: wanted preset, compared with the card.
         device: where the network goes.
+        may_lack: entries of the state dict that stay as they are where the file lacks them.
 
     Raises:
         MedpairError: if the file is missing, damaged, or of another schema, preset or network.
@@ -74,7 +76,8 @@ def load_weights(
         raise MedpairError(f"{path}: sha256 differs from {path.stem}.json; fetch the file again")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state)
+        kept = {k: v for k, v in network.state_dict().items() if k in may_lack}
+        network.load_state_dict({**kept, **state})
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise MedpairError(

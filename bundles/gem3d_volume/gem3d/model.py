@@ -1,0 +1,175 @@
+"""All networks of GEM-3D as one, with one weight file; the pieces that its trainings start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from common.engines.weights import load_weights, save_weights
+from common.errors import MedpairError
+from gem3d.autoencoder import SliceAutoencoder
+from gem3d.conditions import check_scale
+from gem3d.network import VolumeDenoiser, slice_layer_parameters
+from gem3d.slice_generator import SliceGenerator
+
+TUNED = ("slice_layers", "all")
+
+
+class Gem3D(nn.Module):
+    """Autoencoder, volume denoiser and slice generator.
+
+    Args:
+        autoencoder: slices to latents and back.
+        volume: the volume denoiser.
+        slice_generator: the generator of informed slices; None where none was trained.
+    """
+
+    def __init__(
+        self,
+        autoencoder: SliceAutoencoder,
+        volume: VolumeDenoiser,
+        slice_generator: SliceGenerator | None = None,
+    ) -> None:
+        super().__init__()
+        self.autoencoder, self.volume, self.slice_generator = autoencoder, volume, slice_generator
+
+    def check(self) -> Gem3D:
+        """Return the model.
+
+        Raises:
+            MedpairError: where its parts were trained on latents of different scale.
+        """
+        for part in (self.volume, self.slice_generator):
+            if part is not None:
+                check_scale(self.autoencoder, part)
+        return self
+
+
+def load_model(network: Gem3D, path: str, schema: str, preset: str, device: str) -> Gem3D:
+    """Load the weights of all parts; arguments and errors as for `load_weights`."""
+    loaded = load_weights(network, path, schema=schema, preset=preset, device=device)
+    assert isinstance(loaded, Gem3D)
+    return loaded.check()
+
+
+def load_autoencoder(
+    network: SliceAutoencoder, path: str, schema: str, preset: str, device: str = "cpu"
+) -> SliceAutoencoder:
+    """Load a trained autoencoder, frozen.
+
+    Raises:
+        MedpairError: if it is missing or of another schema, preset or network.
+    """
+    if not Path(path).is_file():
+        raise MedpairError(
+            f"{path}: no autoencoder; run train_autoencoder.yaml with the same output_dir first, "
+            "or set autoencoder_weights"
+        )
+    loaded = load_weights(network, path, schema=schema, preset=preset, device=device)
+    assert isinstance(loaded, SliceAutoencoder)
+    return loaded.requires_grad_(False)
+
+
+def on_latents(
+    network: VolumeDenoiser | SliceGenerator, autoencoder: SliceAutoencoder, device: str
+) -> VolumeDenoiser | SliceGenerator:
+    """Return a network to be trained on the autoencoder's latents; it remembers their scale."""
+    if network.latent_channels != autoencoder.latent_channels:
+        raise MedpairError(
+            f"latent_channels: {network.latent_channels} in network_def; want "
+            f"{autoencoder.latent_channels}, those of the autoencoder"
+        )
+    network.latent_std.copy_(autoencoder.latent_std)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def volumetric_start(
+    network: VolumeDenoiser, path: str, schema: str, preset: str, tune: str = "slice_layers"
+) -> VolumeDenoiser:
+    """Return a volume network that begins as a trained slice network (stage 2).
+
+    Args:
+        network: with layers along the slices, which are the identity.
+        path: weights of the slice network.
+        schema: wanted label schema.
+        preset: wanted preset.
+        tune: "slice_layers" (paper) freezes all others, "all" trains everything.
+
+    Raises:
+        MedpairError: if the weights are missing or of another network.
+
+    Source: GEM-3D §3.1, stage 2.
+    """
+    if tune not in TUNED:
+        raise MedpairError(f"tune: {tune!r}; want one of {', '.join(TUNED)}")
+    if not Path(path).is_file():
+        raise MedpairError(
+            f"{path}: no slice network; run train_slice.yaml with the same output_dir first, or "
+            "set slice_weights"
+        )
+    new = {id(parameter) for parameter in slice_layer_parameters(network)}
+    names = {name for name, parameter in network.named_parameters() if id(parameter) in new}
+    load_weights(network, path, schema=schema, preset=preset, may_lack=names)
+    if tune == "slice_layers":
+        network.requires_grad_(False)
+        for parameter in slice_layer_parameters(network):
+            parameter.requires_grad_(True)
+    return network.train()
+
+
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are not frozen, for an optimiser."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+class ExportModel:
+    """Write the weights of all parts as one file when the last training completes.
+
+    Args:
+        autoencoder: with its weights.
+        volume: the volume denoiser, usually the averaged one.
+        path: the ``.pt`` file.
+        card: entries of the card; the iteration is added.
+        slice_generator: the network of the slice generator; None leaves it out.
+        slice_generator_weights: its weight file.
+    """
+
+    def __init__(
+        self,
+        autoencoder: SliceAutoencoder,
+        volume: VolumeDenoiser,
+        path: str,
+        card: Mapping[str, Any],
+        slice_generator: SliceGenerator | None = None,
+        slice_generator_weights: str | None = None,
+    ) -> None:
+        self.autoencoder, self.volume = autoencoder, volume
+        self.path, self.card, self.slice_generator = Path(path), dict(card), None
+        if slice_generator is not None and slice_generator_weights is not None:
+            if not Path(slice_generator_weights).is_file():
+                raise MedpairError(
+                    f"{slice_generator_weights}: no slice generator; run "
+                    "train_slice_generator.yaml with the same output_dir first, or set "
+                    "slice_generator_weights and slice_generator_def to null"
+                )
+            self.slice_generator = load_weights(
+                slice_generator,
+                slice_generator_weights,
+                schema=self.card["schema"],
+                preset=self.card["preset"],
+            )
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        assert self.slice_generator is None or isinstance(self.slice_generator, SliceGenerator)
+        whole = Gem3D(self.autoencoder, self.volume, self.slice_generator).check()
+        save_weights(whole, self.path, self.card | {"iterations": engine.state.iteration})
