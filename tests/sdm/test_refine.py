@@ -217,6 +217,8 @@ def test_from_noise_it_generates(make_network: Make, diffusion: SliceDiffusion) 
         ({"mode": "median"}, "mode: 'median'; want one of mean, mean_shared_noise, joint, cycle"),
         ({"views": ["axial", "oblique"]}, r"views: \['axial', 'oblique'\]; want different ones of"),
         ({"mode": "cycle", "num_steps": 1}, "num_steps: 1; mode cycle wants 3 or more"),
+        ({"sampler": "euler"}, "^sampler: 'euler'; want one of ddpm, ddim, dpm_solver_pp_2m$"),
+        ({"sampler": "rectified_flow"}, "^sampler: 'rectified_flow'; want one of ddpm, ddim"),
         ({"views": []}, r"views: \[\]; want"),
         ({"view_weights": [1.0]}, r"view_weights: \[1.0\]; want null, 'spacing' or 3 numbers"),
         ({"view_weights": "thick"}, "view_weights: 'thick'; want"),

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from common.diffusion.schedules import build_schedule
 from common.errors import MedpairError
-from sdm.diffusion import SliceDiffusion
-from sdm.sampling import SAMPLERS, SliceSampling
+from sdm.diffusion import SAMPLERS, SliceDiffusion
+from sdm.sampling import SliceSampling
 
 DIFFUSION = SliceDiffusion(build_schedule("linear", 1000), "eps")
 STD = 0.2

@@ -26,6 +26,15 @@ from sdm.learned_sigma import pack, unpack, variational_bound
 from sdm.slices import one_hot_windows
 
 
+SAMPLERS = ("ddpm", "ddim", "dpm_solver_pp_2m")  # those that run on its noise schedule
+
+
+def check_sampler(sampler: str) -> None:
+    """Raise MedpairError for a sampler that does not fit the diffusion of slices."""
+    if sampler not in SAMPLERS:
+        raise MedpairError(f"sampler: {sampler!r}; want one of {', '.join(SAMPLERS)}")
+
+
 @dataclass(frozen=True)
 class SliceDiffusion:
     """The diffusion of slices.

@@ -21,7 +21,7 @@ from common.diffusion.samplers import sample
 from common.diffusion.schedules import select_timesteps
 from common.engines.inferers import precision_context
 from common.errors import MedpairError
-from sdm.diffusion import SliceDiffusion
+from sdm.diffusion import SliceDiffusion, check_sampler
 from sdm.modulation import Budget, ModulationCache, SliceCost
 from sdm.network import Modulations
 from sdm.slices import ViewSlices
@@ -47,7 +47,7 @@ class Refinement:
         views: views that take part.
         view_weights: one number >= 0 per view; "spacing" for the distances of the slices, so that
             thick slices, which are sharp in their plane, weigh more; None weighs all alike.
-        sampler: name in `common.diffusion.samplers`.
+        sampler: "ddpm", "ddim" or "dpm_solver_pp_2m".
         guidance_scale: 1 is plain conditional sampling.
         memory_budget_gb: bound of the memory for activations and kept modulations.
         slices_per_batch: most slices per network call.
@@ -55,7 +55,7 @@ class Refinement:
         precision: "fp32", "auto", "bf16" or "fp16".
 
     Raises:
-        MedpairError: for an unknown mode or view, or a number outside its range.
+        MedpairError: for an unknown mode, view or sampler, or a number outside its range.
 
     Source: MedGen3D §3.2 and fig. 3 (mean); per-step averaging: TPDM (2303.08440), §3.
     """
@@ -86,6 +86,7 @@ class Refinement:
         unknown = [view for view in self.views if view not in VIEWS]
         if unknown or not self.views or len(set(self.views)) < len(self.views):
             raise MedpairError(f"views: {list(self.views)}; want different ones of {list(VIEWS)}")
+        check_sampler(self.sampler)
         self._check_weights()
         if self.mode == "cycle" and self.t_start != 0 and self.num_steps < len(self.views):
             raise MedpairError(

@@ -16,12 +16,10 @@ from common.diffusion.samplers import sample
 from common.diffusion.schedules import select_timesteps
 from common.engines.inferers import precision_context
 from common.errors import MedpairError
-from sdm.diffusion import SliceDiffusion
+from sdm.diffusion import SliceDiffusion, check_sampler
 from sdm.refine import MOST_SLICES, SHARED
 from sdm.unconditional import UnconditionalDenoisers
 from sdm.views import VIEWS
-
-SAMPLERS = ("ddpm", "ddim", "dpm_solver_pp_2m")
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ class SliceSampling:
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise MedpairError(f"sampler: {self.sampler!r}; want one of {', '.join(SAMPLERS)}")
+        check_sampler(self.sampler)
         if self.batch_size < 1:
             raise MedpairError(f"batch_size: {self.batch_size}; want 1 or more")
         select_timesteps(self.diffusion.schedule.T, self.num_steps)
