@@ -21,9 +21,10 @@ from common.data.anatomy import TOLERANCE
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
 from gem3d import structures as st
-from gem3d.operation_fields import FAR_MM, LEAST_MM, expand, number
+from gem3d.operation_fields import FAR_MM, expand, number
 from gem3d.operation_lists import apply_operations, read_operations, rules_broken, rules_kept
-from gem3d.operations import Applied, Dilate, Erode, Flip, Frame, Move, Operation, Rotate, Scale
+from gem3d.operations import Applied, Flip, Frame, Operation
+from gem3d.structure_operations import Reshape, Rotate
 from gem3d.structures import ImpossibleError, LabelMap
 
 Record = dict[str, Any]
@@ -75,19 +76,18 @@ class StructureRanges:
         if not where.any():
             return [], f"no voxel of {', '.join(names)}"
         over = expand(tuple(self.over), frame.schema) if self.over else None
-        common: dict[str, Any] = {"label": names, "fill": self.fill}
-        laid = common | {"over": over, "clip": self.clip}
-        found: list[Operation] = []
-        factor, growth = _between(self.scale, u[0]), _between(self.grow_mm, u[1])
-        if factor != 1:
-            found.append(Scale(factor=factor, **laid))
-        if abs(growth) >= LEAST_MM:
-            found.append(Dilate(mm=growth, **laid) if growth > 0 else Erode(mm=-growth, **common))
         shift = self._way(label, where, names, u[2], frame)
         shift += self.shift_mm * (2 * np.array(u[3:6]) - 1)
-        if shift.any():
-            found.append(Move(mm=tuple(shift.tolist()), **laid))
-        return found, "" if found else "nothing to change: at the middle, or ranges of no width"
+        found = Reshape(
+            label=names,
+            factor=_between(self.scale, u[0]),
+            mm=tuple(shift.tolist()),
+            grow_mm=_between(self.grow_mm, u[1]),
+            over=over,
+            fill=self.fill,
+            clip=self.clip,
+        )
+        return [found], ""
 
     def _way(
         self, label: LabelMap, where: st.Mask, names: Sequence[str], u: float, frame: Frame

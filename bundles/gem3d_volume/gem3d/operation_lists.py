@@ -11,17 +11,14 @@ from common.data import anatomy
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
 from gem3d.operation_fields import read_fields
-from gem3d.operations import (
+from gem3d.operations import AddSphere, Applied, Flip, Frame, Operation
+from gem3d.structure_operations import (
     SURROUNDING,
-    AddSphere,
-    Applied,
     Dilate,
     Erode,
-    Flip,
-    Frame,
     Move,
-    Operation,
     Remove,
+    Reshape,
     Rotate,
     Scale,
 )
@@ -30,7 +27,7 @@ from gem3d.structures import LabelMap
 Rule = tuple[str, str]
 
 OPERATIONS: dict[str, type[Operation]] = {
-    kind.op: kind for kind in (Move, Scale, Rotate, Erode, Dilate, Remove, AddSphere, Flip)
+    kind.op: kind for kind in (Move, Scale, Rotate, Erode, Dilate, Reshape, Remove, AddSphere, Flip)
 }
 
 

@@ -174,7 +174,7 @@ def _nearest(label: LabelMap, known: Mask, spacing: Sequence[float]) -> LabelMap
 
 def lay(
     ground: LabelMap, patch: Patch, free: Mask, most_lost: float, schema: LabelSchema
-) -> tuple[LabelMap, int]:
+) -> tuple[LabelMap, Mask, int]:
     """Lay a structure down on a map.
 
     Args:
@@ -185,7 +185,7 @@ def lay(
         schema: names the labels in errors.
 
     Returns:
-        The map with the structure, and the number of voxels cut off.
+        The map with the structure, where it lies there, and the number of voxels cut off.
 
     Raises:
         ImpossibleError: where more is lost, or one of its labels would vanish.
@@ -205,9 +205,10 @@ def lay(
         )
     ids = patch.label[tuple(inner.T)]
     check_remains(ids, ids[fits], schema)
-    laid = ground.copy()
+    laid, at = ground.copy(), np.zeros(ground.shape, dtype=np.bool_)
     laid[tuple(places[fits].T)] = ids[fits]
-    return laid, lost
+    at[tuple(places[fits].T)] = True
+    return laid, at, lost
 
 
 def check_remains(before: LabelMap, after: LabelMap, schema: LabelSchema) -> None:
