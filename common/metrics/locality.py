@@ -49,7 +49,7 @@ def edited_region(
             f"edit: masks of shapes {before.shape} and {after.shape}, margin {margin_mm:g} mm; "
             "one shape and a margin >= 0 wanted; draw the edit on the mask's grid"
         )
-    changed = before != after
+    changed = np.asarray(before != after)
     if not changed.any():
         return changed
     near = ndimage.distance_transform_edt(~changed, sampling=spacing) <= margin_mm
