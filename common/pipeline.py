@@ -182,6 +182,8 @@ def train(
 ) -> None:
     """Train the stages of a pipeline in order; called again, it continues.
 
+    A stage may name several ``trainings``, configs that are run in order.
+
     Args:
         pipeline: name of a pipeline in `bundles/`.
         data: pair set of real scans.
@@ -197,10 +199,11 @@ def train(
     config = read_pipeline(pipeline)
     preset = preset or config["preset"]
     geometry = preset_geometry(config["presets"], preset)
-    _check_data(PairSet.open(data), geometry, preset)
+    check_data(PairSet.open(data), geometry, preset)
     stages = config["stages"]
-    for index, stage in enumerate(stages):
-        (progress or silent)(f"train {stage['name']}", index, len(stages))
+    steps = [(stage, kind) for stage in stages for kind in stage.get("trainings", ["train"])]
+    for index, (stage, kind) in enumerate(steps):
+        (progress or silent)(f"{kind} {stage['name']}", index, len(steps))
         overrides: dict[str, Any] = {
             "dataset_dir": str(Path(data).absolute()),
             "output_dir": str(Path(out).absolute() / stage["bundle"]),
@@ -210,11 +213,12 @@ def train(
         if max_iterations is not None:
             overrides["max_iterations"] = max_iterations
         with plain_errors():
-            open_workflow(stage["bundle"], "train", preset, overrides).run()
-        (progress or silent)(f"train {stage['name']}", index + 1, len(stages))
+            open_workflow(stage["bundle"], kind, preset, overrides).run()
+        (progress or silent)(f"{kind} {stage['name']}", index + 1, len(steps))
 
 
-def _check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
+def check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
+    """Raise MedpairError unless a pair set has the schema and in-plane size of a preset."""
     size = pairs.size
     if pairs.schema.name != geometry.schema or size is None or size[1:] != geometry.size[1:]:
         d, h, w = geometry.size

@@ -105,7 +105,7 @@ def open_workflow(
 
     Args:
         bundle: folder name in `bundles/`.
-        kind: "train", "inference" or "evaluate".
+        kind: name of the config file, such as "train", "inference" or "evaluate".
         preset: its overlay in ``configs/presets`` is used where there is one.
         overrides: values by config key.
     """
@@ -117,7 +117,7 @@ def open_workflow(
         config_file=files,
         meta_file=str(configs / "metadata.json"),
         logging_file=False,
-        workflow_type="train" if kind == "train" else "infer",
+        workflow_type="train" if kind.startswith("train") else "infer",
         **overrides,
     )
     workflow.initialize()
