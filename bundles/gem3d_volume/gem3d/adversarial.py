@@ -137,9 +137,13 @@ class AdversarialTrainer(Trainer):
     def prepare(self, batchdata: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Return the real images and their conditions, None without, on the device."""
 
-    @abstractmethod
     def make(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
-        """Return what the network puts out, its images first."""
+        """Return what the network puts out, its images first.
+
+        It is fed the conditions, or the images where there are none.
+        """
+        output = self.network(image if condition is None else condition)
+        return output if isinstance(output, tuple) else (output,)
 
     def judge(self, image: Tensor, condition: Tensor | None) -> Tensor:
         """Return the discriminator's patch logits of images under their conditions."""

@@ -90,12 +90,6 @@ class AutoencoderTrainer(AdversarialTrainer):
         image = batchdata["image"].to(self.state.device)
         return image.contiguous(memory_format=torch.channels_last), None
 
-    def make(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
-        """Return reconstruction, mean and standard deviation of the posterior."""
-        assert condition is None
-        output: tuple[Tensor, ...] = self.network(image)
-        return output
-
 
 class FitLatentScale:
     """Set the averaged autoencoder's latent scale from the training scans when training ends.
