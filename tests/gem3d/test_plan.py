@@ -55,6 +55,13 @@ def test_later_windows_are_informed_by_the_neighbour_of_what_they_write(
         done |= {z for w in windows for z in w.new}
 
 
+def test_windows_side_by_side_know_nothing_but_at_the_ends() -> None:
+    known = [len(w.known) for w in chain(*plan_volume(138, N, 1, 69, overlapped=False))]
+    assert known == [0, 0, 0, 0, 0, 0, 0, 11, 0, 11]
+    known = [len(w.known) for w in chain(*plan_volume(138, N, 1, 69))]
+    assert known == [0, 1, 1, 1, 1, 1, 1, 8, 1, 7]
+
+
 @given(st.integers(2, 160), st.data())
 def test_joints_are_where_windows_meet(depth: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, depth - 1))

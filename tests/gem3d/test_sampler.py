@@ -269,11 +269,19 @@ def test_a_network_with_a_known_channel_gets_known_slices_clean() -> None:
 def test_each_condition_is_guided_by_its_own_scale() -> None:
     class Sum(Teller):
         def estimate(self, x: Tensor, mask: Tensor, *rest: Tensor) -> Tensor:
-            return mask.expand_as(x) + 100 * rest[0][:, None, -1:]
+            present = rest[0][:, None, -1:]
+            return (mask + 100 * present + mask * present).expand_as(x)
 
     sampler = make(num_steps=1, guidance_mask=2.0, guidance_informed=3.0)
     latent = draw(sampler, Sum(), 6, [0])[0, :, 0, 0, 0]
-    torch.testing.assert_close(latent, 2 * torch.arange(1.0, 7) + 300)
+    number = torch.arange(1.0, 7)  # what the informed slice adds is taken with the mask seen
+    torch.testing.assert_close(latent, 2 * number + 3 * (100 + number))
+
+
+def test_eta_reaches_the_sampler() -> None:
+    ddpm = draw(make(sampler="ddpm", num_steps=8), Correlated(), 6, [0])
+    torch.testing.assert_close(draw(make(eta=1.0, num_steps=8), Correlated(), 6, [0]), ddpm)
+    assert not torch.allclose(draw(make(num_steps=8), Correlated(), 6, [0]), ddpm, atol=0.1)
 
 
 def test_make_a_volume_sees_no_informed_slice() -> None:
@@ -330,7 +338,7 @@ class Seams:
     def __init__(self, network: Correlated, depth: int = 40, **kw: Any) -> None:
         sampler = make(window=8, num_steps=50, **kw)
         latent = draw(
-            sampler, network, depth, [17] * 3, size=(24, 24), impose=[sampler.informed] * 3
+            sampler, network, depth, [17] * 3, size=(16, 16), impose=[sampler.informed] * 3
         )
         ends = joints(sampler.plan(depth, 17))
         slices = latent.transpose(0, 1).flatten(1)
