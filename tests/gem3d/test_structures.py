@@ -46,6 +46,15 @@ def test_a_quarter_turn_keeps_lengths_in_mm() -> None:
     assert extent == [4, 6]
 
 
+def test_a_map_turns_about_the_voxel_that_is_named() -> None:
+    """A quarter turn about D: what lies (a, b) from the voxel comes to (-b, a)."""
+    label, about = np.zeros((5, 21, 21), np.uint8), np.array([2.0, 7, 12])
+    label[1:4, 7:10, 14:17] = 1  # from (0, 2) to (2, 4) away
+    turned = st.warp_map(label, st.pull_of(st.rotation((90, 0, 0)), (1, 1, 1)), about, 2)
+    assert np.argwhere(turned).min(axis=0).tolist() == [1, 7 - 4, 12]
+    assert np.argwhere(turned).max(axis=0).tolist() == [3, 7 - 2, 12 + 2]
+
+
 @given(angles)
 @settings(max_examples=50, deadline=None)
 def test_rotations_keep_lengths_and_hands(degrees: tuple[float, float, float]) -> None:
