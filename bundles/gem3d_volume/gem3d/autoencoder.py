@@ -15,6 +15,7 @@ from common.errors import MedpairError
 from common.networks.blocks import norm_groups
 
 FLATTEST = 1e-3
+CHUNK = 64
 
 
 class SliceAutoencoder(nn.Module):
@@ -98,7 +99,8 @@ class SliceAutoencoder(nn.Module):
 
         Source: Rombach et al. (2112.10752), appendix G, per channel.
         """
-        mean: Tensor = self.network.encode(image_N1HW)[0].float()
+        parts = image_N1HW.split(CHUNK)
+        mean = torch.cat([self.network.encode(part)[0].float() for part in parts])
         self.latent_mean.copy_(mean.mean(dim=(0, 2, 3)))
         self.latent_std.copy_(mean.std(dim=(0, 2, 3)).clamp(min=FLATTEST))
 

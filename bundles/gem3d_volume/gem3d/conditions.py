@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.data.checks import check_labels
 from common.errors import MedpairError
 from gem3d.autoencoder import SliceAutoencoder
 
@@ -69,17 +70,13 @@ class MaskEncoding:
         Raises:
             MedpairError: for labels outside 0..K-1.
         """
-        highest = int(label_BSHW.max())
-        if highest >= self.num_classes or int(label_BSHW.min()) < 0:
-            raise MedpairError(
-                f"label: {highest}; want 0..{self.num_classes - 1}, the ids of the schema; remap "
-                "the mask"
-            )
+        check_labels(label_BSHW, self.num_classes)
         label_NHW = label_BSHW.flatten(0, 1).long()
         maps = [self._grey(label_NHW) if self.code == "grey" else self._one_hot(label_NHW)]
         if self.contour:
             maps.append(F.avg_pool2d(border(label_NHW > 0).float()[:, None], self.factor))
-        return torch.cat(maps, dim=1).unflatten(0, label_BSHW.shape[:2])
+        encoded: Tensor = torch.cat(maps, dim=1).unflatten(0, label_BSHW.shape[:2])
+        return encoded
 
     def _one_hot(self, label_NHW: Tensor) -> Tensor:
         one_hot = F.one_hot(label_NHW, self.num_classes).movedim(-1, 1).float()
@@ -117,7 +114,8 @@ def check_scale(autoencoder: SliceAutoencoder, trained_with: nn.Module) -> None:
         autoencoder: the one at hand.
         trained_with: a network with the buffer ``latent_std`` of its own training.
     """
-    at_hand, wanted = autoencoder.latent_std, trained_with.get_buffer("latent_std")
+    # on the CPU: a network that waits for the export need not be on the autoencoder's device
+    at_hand, wanted = autoencoder.latent_std.cpu(), trained_with.get_buffer("latent_std").cpu()
     if at_hand.shape != wanted.shape or not torch.allclose(at_hand, wanted, rtol=1e-2):
         raise MedpairError(
             f"autoencoder: latent scale {_brief(at_hand)}, the weights were trained with "

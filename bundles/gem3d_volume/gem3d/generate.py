@@ -122,7 +122,7 @@ class VolumeGenerator:
         if context is None:
             return None
         images = self._padded(context.image_VDHW, BACKGROUND)
-        with precision_context("cpu", self.precision):
+        with precision_context(self.network.autoencoder.latent_std.device, self.precision):
             latent = torch.stack([encode_volume(self.network.autoencoder, i) for i in images])
         # a latent pixel is known where all its voxels are
         unknown = self._padded((~context.known_VDHW).float(), 0.0)

@@ -65,7 +65,10 @@ class InformedPairs(torch.utils.data.Dataset[dict[str, Any]]):
         if informed not in KINDS:
             raise MedpairError(f"informed: {informed!r}; want one of {', '.join(KINDS)}")
         if informed == "generated" and slices is None:
-            raise MedpairError("informed: 'generated', but the weights hold no slice generator")
+            raise MedpairError(
+                "informed: 'generated', but the weights hold no slice generator; use 'own' or "
+                "'cross'"
+            )
         shallow = min(len(label) for label in data.labels)
         if index is not None and not 0 <= index < shallow:
             raise MedpairError(f"slice: {index}; want 0..{shallow - 1}, a slice of every volume")

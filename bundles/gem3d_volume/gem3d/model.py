@@ -90,7 +90,12 @@ def on_latents(
 
 
 def volumetric_start(
-    network: VolumeDenoiser, path: str, schema: str, preset: str, tune: str = "slice_layers"
+    network: VolumeDenoiser,
+    path: str,
+    schema: str,
+    preset: str,
+    autoencoder: SliceAutoencoder,
+    tune: str = "slice_layers",
 ) -> VolumeDenoiser:
     """Return a volume network that begins as a trained slice network (stage 2).
 
@@ -99,10 +104,11 @@ def volumetric_start(
         path: weights of the slice network.
         schema: wanted label schema.
         preset: wanted preset.
+        autoencoder: the one that the slice network was trained with.
         tune: "slice_layers" (paper) freezes all others, "all" trains everything.
 
     Raises:
-        MedpairError: if the weights are missing or of another network.
+        MedpairError: if the weights are missing, of another network or of another latent scale.
 
     Source: GEM-3D §3.1, stage 2.
     """
@@ -116,6 +122,7 @@ def volumetric_start(
     new = {id(parameter) for parameter in slice_layer_parameters(network)}
     names = {name for name, parameter in network.named_parameters() if id(parameter) in new}
     load_weights(network, path, schema=schema, preset=preset, may_lack=names)
+    check_scale(autoencoder, network)
     if tune == "slice_layers":
         network.requires_grad_(False)
         for parameter in slice_layer_parameters(network):
@@ -164,6 +171,7 @@ class ExportModel:
                 schema=self.card["schema"],
                 preset=self.card["preset"],
             )
+            check_scale(autoencoder, self.slice_generator)  # now, not after the training
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""

@@ -210,7 +210,8 @@ class VolumeDenoiser(nn.Module):
     def _embedding(
         self, timesteps: Tensor, offset_BS: Tensor, position_BS: Tensor, informed_BDhw: Tensor
     ) -> Tensor:
-        present = informed_BDhw[:, -1].amax(dim=(1, 2))[:, None].expand_as(offset_BS)
+        told = self.ways["informed"] != "none"
+        present = told * informed_BDhw[:, -1].amax(dim=(1, 2))[:, None].expand_as(offset_BS)
         # without an informed slice there is nothing to be far from
         offset = offset_BS / OFFSET_UNIT * present * self.offset
         scalars = torch.stack([offset, position_BS * self.position, present], dim=-1)

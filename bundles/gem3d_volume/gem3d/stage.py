@@ -126,6 +126,11 @@ class VolumeStage:
         self.references: tuple[SourceScan, ...] = ()
         if reference_dir is not None:
             self.references = open_scans(reference_dir, schema).of("training")
+            if not self.references:
+                raise MedpairError(
+                    f"reference_dir: {reference_dir} has no training scan; want at least one; give "
+                    "another pair set"
+                )
         self.rule = rule or BodyRule()
 
     def __call__(self, batch: PairBatch) -> PairBatch:
