@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from common.data.datasets import PairSet
     from common.progress import Progress
 
-__all__ = ["evaluate", "generate", "main", "prepare", "train"]
+__all__ = [
+    "counterfactual",
+    "enhance",
+    "evaluate",
+    "generate",
+    "harmonise",
+    "main",
+    "prepare",
+    "train",
+]
 
 StrPath = str | Path
 
@@ -35,6 +44,8 @@ def _require_own_common() -> None:
 
 
 _require_own_common()
+
+from common.uses import counterfactual, enhance, harmonise  # noqa: E402 - after the check
 
 
 def prepare(
@@ -188,9 +199,9 @@ def generate(
         preset=preset,
         depth=depth,
         start=start,
-        weights=None if weights is None else Path(weights),
+        weights=_path(weights),
         stages=stages,
-        data=None if data is None else Path(data),
+        data=_path(data),
         progress=progress,
     )
 
@@ -227,10 +238,14 @@ def evaluate(
         bundle,
         data=Path(data),
         out=Path(out),
-        synthetic=None if synthetic is None else Path(synthetic),
-        weights=None if weights is None else Path(weights),
+        synthetic=_path(synthetic),
+        weights=_path(weights),
         preset=preset,
     )
+
+
+def _path(value: StrPath | None) -> Path | None:
+    return None if value is None else Path(value)
 
 
 def main() -> None:

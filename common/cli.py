@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from common.cli_uses import add_uses
+from common.console import OutDir, Preset, Weights, complain, err, say
 from common.errors import MedpairError
 from common.progress import shown
 
@@ -23,11 +24,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-out = Console()
-err = Console(stderr=True)
-
-OutDir = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Preset = Annotated[str | None, typer.Option(help="Size: tiny, small, base; default: the bundle's.")]
 
 
 def numbers(text: str, *, key: str, wanted: str) -> tuple[float, ...]:
@@ -109,7 +105,7 @@ def prepare(
             label_pattern=label_pattern,
             progress=progress,
         )
-    _say(f"{len(pairs.ids())} pairs in {out_dir}")
+    say(f"{len(pairs.ids())} pairs in {out_dir}")
 
 
 @app.command()
@@ -134,7 +130,7 @@ def train(
             resume=resume,
             progress=progress,
         )
-    _say(f"weights in {out_dir}")
+    say(f"weights in {out_dir}")
 
 
 @app.command()
@@ -146,7 +142,7 @@ def generate(
     preset: Preset = None,
     depth: Annotated[int | None, typer.Option(help="Slices D of each volume.")] = None,
     start: Annotated[int | None, typer.Option(help="First slice to be made, 0..D-1.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="What `train` wrote.")] = None,
+    weights: Weights = None,
     stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
     data: Annotated[Path | None, typer.Option(help="Pair set to start from.")] = None,
 ) -> None:
@@ -167,7 +163,7 @@ def generate(
             data=data,
             progress=progress,
         )
-    _say(f"{num} pairs in {folder}")
+    say(f"{num} pairs in {folder}")
 
 
 @app.command()
@@ -178,7 +174,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
     out_dir: OutDir,
     synthetic: Annotated[Path | None, typer.Option(help="Generated pair set, for masks.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="What `train` wrote.")] = None,
+    weights: Weights = None,
     preset: Preset = None,
 ) -> None:
     """Measure generated masks, or images made for real masks, against real scans."""
@@ -187,7 +183,7 @@ def evaluate(
     folder = run(
         bundle, data=data, synthetic=synthetic, out=out_dir, weights=weights, preset=preset
     )
-    _say(f"report in {folder}")
+    say(f"report in {folder}")
 
 
 @app.command()
@@ -201,7 +197,7 @@ def export(
     from common.data.export import export_pair
 
     for path in export_pair(PairSet.open(pairset), pair, out_dir):
-        _say(str(path))
+        say(str(path))
 
 
 @app.command()
@@ -212,7 +208,10 @@ def info(
     from common.info import describe
 
     for key, value in describe(what):
-        _say(f"{key}: {value}")
+        say(f"{key}: {value}")
+
+
+add_uses(app)
 
 
 def one_line(error: BaseException) -> str | None:
@@ -240,14 +239,6 @@ def _os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-def _say(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _complain(line: str) -> None:
-    err.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
-
-
 def _run(words: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
@@ -256,10 +247,10 @@ def _run(words: Sequence[str]) -> int:
         line = one_line(error)
         if line is None:
             raise
-        _complain(line)
+        complain(line)
         return USER_ERROR
     if code == INTERRUPTED:
-        _complain("interrupted: the same command continues")
+        complain("interrupted: the same command continues")
     return code if isinstance(code, int) else 0
 
 

@@ -26,10 +26,10 @@ def run(words: list[str]) -> int:
     return done.value.code
 
 
-def stub(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    module = ModuleType("common.pipeline")
+def stub(monkeypatch: pytest.MonkeyPatch, name: str = "common.pipeline", **functions: Any) -> None:
+    module = ModuleType(name)
     module.__dict__.update(functions)
-    monkeypatch.setitem(sys.modules, "common.pipeline", module)
+    monkeypatch.setitem(sys.modules, name, module)
 
 
 def fails_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -99,6 +99,72 @@ def test_evaluate_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def words_of(monkeypatch: pytest.MonkeyPatch, use: str, words: str) -> dict[str, Any]:
+    """Run a use and return what its words became."""
+    seen: dict[str, Any] = {}
+
+    def record(**kwargs: Any) -> Path:
+        seen.update(kwargs)
+        return Path(kwargs["out"])
+
+    stub(monkeypatch, "common.uses", **{use: record})
+    assert run([use, *words.split()]) == 0
+    del seen["progress"]
+    return seen
+
+
+def test_enhance_hands_its_words_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "--data d --times 3 --mask-augmentation --informed generated --out o --seed 5"
+    assert words_of(monkeypatch, "enhance", f"{words} --preset tiny --weights w") == {
+        "data": Path("d"),
+        "out": Path("o"),
+        "times": 3,
+        "mask_augmentation": True,
+        "informed": "generated",
+        "seed": 5,
+        "preset": "tiny",
+        "weights": Path("w"),
+    }
+    assert "enhance.json in o" in capsys.readouterr().out
+    found = words_of(monkeypatch, "enhance", "--data d --out o")
+    assert (found["times"], found["mask_augmentation"], found["informed"]) == (1, False, "cross")
+
+
+def test_counterfactual_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--image i.nii.gz --mask m.nii.gz --edit e.yaml --out o --slice 7 --keep-outside"
+    found = words_of(monkeypatch, "counterfactual", f"{words} --data d --source s --seed 2")
+    assert found == {
+        "image": Path("i.nii.gz"),
+        "mask": Path("m.nii.gz"),
+        "edit": Path("e.yaml"),
+        "out": Path("o"),
+        "slice": 7,
+        "keep_outside": True,
+        "data": Path("d"),
+        "source": "s",
+        "allow_mismatch": False,
+        "seed": 2,
+        "preset": None,
+        "weights": None,
+    }
+
+
+def test_harmonise_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "--data d --reference 1000 --slice 24 --out o --allow-mismatch"
+    assert words_of(monkeypatch, "harmonise", words) == {
+        "data": Path("d"),
+        "reference": "1000",
+        "slice": 24,
+        "out": Path("o"),
+        "allow_mismatch": True,
+        "seed": 0,
+        "preset": None,
+        "weights": None,
+    }
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -158,6 +224,10 @@ PREPARE = ["prepare", "--images", "i", "--labels", "l", "--schema", "brain4", "-
         (["dream"], ["dream"]),
         ([*GENERATE, "--n", "two"], ["--n", "integer"]),
         ([*GENERATE, "--colour", "red"], ["--colour"]),
+        (["enhance", "--data", "d", "--out", "o", "--times", "0"], ["--times"]),
+        (["counterfactual", "--image", "i", "--out", "o"], ["--mask"]),
+        (["harmonise", "--data", "d", "--reference", "r", "--out", "o"], ["--slice"]),
+        (["harmonise", "--slice", "x"], ["--slice", "integer"]),
         ([*PREPARE, "--size", "48x40"], ["--size: found '48x40'", "DxHxW"]),
         ([*PREPARE, "--size", "48.5x40x40"], ["--size: found '48.5x40x40'"]),
         ([*PREPARE, "--size", "0x40x40"], ["--size: found '0x40x40'"]),

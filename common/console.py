@@ -1,0 +1,30 @@
+"""What the commands share: where they write, and the options that several of them take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out = Console()
+err = Console(stderr=True)
+
+OutDir = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Preset = Annotated[str | None, typer.Option(help="Size: tiny, small, base; default: the bundle's.")]
+Weights = Annotated[Path | None, typer.Option(help="What `train` wrote.")]
+Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal bytes.")]
+AllowMismatch = Annotated[
+    bool, typer.Option("--allow-mismatch", help="Accept a slice of another body size.")
+]
+
+
+def say(line: str) -> None:
+    """Write a line to standard output, as it is."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def complain(line: str) -> None:
+    """Write an error line to standard error, as it is."""
+    err.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
