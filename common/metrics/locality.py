@@ -66,7 +66,7 @@ def regional_change(a: Image, b: Image, regions: dict[str, Mask]) -> dict[str, d
 
     Returns:
         Per region ``mae`` and ``ssim`` (the mean over the region of the map of local structural
-        similarity), each a number or a reason.
+        similarity, whose windows reach 3 voxels across the border), each a number or a reason.
 
     Raises:
         MedpairError: if the shapes differ.
