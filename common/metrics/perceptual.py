@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import MedpairError
-from common.metrics.extractors import views
+from common.metrics.extractors import Features, views
 from common.metrics.values import Value, not_computed
 
 LabelMap = npt.NDArray[np.uint8]
@@ -78,6 +78,30 @@ def open_lpips(path: str | Path | None) -> Lpips | str:
             f"{path}: no state dict of torchvision's AlexNet ({reason}); give that file"
         ) from error
     return Lpips(network)
+
+
+@torch.inference_mode()
+def map_distance(features: Features, generated: Image, real: Image) -> float:
+    """Return an LPIPS-type distance of two volumes on any network's feature maps.
+
+    Features are scaled to unit length at every position; their squared difference is summed over
+    the channels and averaged over the positions. LPIPS also weighs channels by human judgements,
+    which there are none of for a network that is not AlexNet or VGG.
+
+    Args:
+        features: gives a feature map (V, C, d, h, w) of images (V, D, H, W) in [-1, 1].
+        generated: (D, H, W) image, normalised intensities (0..1, clipped).
+        real: (D, H, W) real scan in the same unit.
+
+    Returns:
+        0 for equal volumes, at most 4.
+
+    Source:
+        Zhang et al. 2018 (1801.03924), eq. 1 with w = 1, on one layer.
+    """
+    pair = np.stack([generated, real]).clip(0, 1)
+    a, b = nn.functional.normalize(features(torch.from_numpy(2 * pair - 1).float()), dim=1)
+    return float((a - b).square().sum(dim=0).mean())
 
 
 def trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

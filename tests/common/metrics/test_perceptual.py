@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from common.errors import MedpairError
-from common.metrics.perceptual import open_lpips, paired_lpips, trunk
+from common.metrics.perceptual import map_distance, open_lpips, paired_lpips, trunk
 
 SIZE = (36, 40, 44)
 LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
@@ -101,3 +102,21 @@ def test_the_package_is_a_distance_with_weights_from_a_file(weights, scan, label
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(MedpairError, match="no state dict of torchvision's AlexNet"):
         open_lpips(tmp_path / "other.pt")
+
+
+def two_channels(image_VDHW: Tensor) -> Tensor:
+    """Two feature channels: the image and its difference from 1, as maps (V, 2, D, H, W)."""
+    return torch.stack([image_VDHW, 1 - image_VDHW], dim=1)
+
+
+def test_map_distance_is_the_angle_between_feature_vectors() -> None:
+    ones, halves = np.ones((2, 3, 4), np.float32), np.full((2, 3, 4), 0.5, np.float32)
+    # 1 -> (1, 0); 0.5 -> 0 in [-1, 1] -> (0, 1): orthogonal unit vectors
+    assert map_distance(two_channels, ones, ones) == 0
+    assert map_distance(two_channels, ones, halves) == pytest.approx(2)
+
+
+def test_map_distance_grows_with_the_difference() -> None:
+    real = np.random.default_rng(0).random((4, 5, 6), dtype=np.float32)
+    near, far = (map_distance(two_channels, real + shift, real) for shift in (0.01, 0.2))
+    assert 0 < near < far

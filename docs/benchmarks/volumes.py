@@ -1,0 +1,272 @@
+"""GEM-3D beside its baselines on kept-back scans (the paper's Tables 2 and 3), at equal updates.
+
+Trains every contestant with the same number of optimiser updates at its own tuned learning rate,
+makes images for the masks of the kept-back scans, where allowed with the scan's own middle slice,
+and judges all alike. Finished parts are kept: started again, it goes on.
+
+    python docs/benchmarks/volumes.py --data PAIRSET --autoencoder PT --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.data.datasets import PairSet
+from common.io.atomic import write_json
+from common.metrics.extractors import MapExtractor
+from common.metrics.image_report import ImageSet, judge_images, read_images
+from common.metrics.perceptual import map_distance
+from common.metrics.values import mean_of
+from common.stages import open_key, open_workflow
+
+BUNDLE = "gem3d_volume"
+SEEDS = (0, 1)
+NEVER = 10**6
+TUNING_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A network and how it is trained and used.
+
+    Attributes:
+        trainings: name of each training config and its share of the updates.
+        infer: config that makes the images.
+        options: overrides of all configs, `sampling` of the inference config alone.
+        rates: learning rates to choose from.
+        weights: weight file below the working folder.
+    """
+
+    trainings: tuple[tuple[str, float], ...]
+    infer: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = (0.0005, 0.001, 0.002)
+    weights: str = "model.pt"
+
+
+TWO_STAGES = (("train_slice", 0.6), ("train", 0.4))
+ALONE = {"slice_generator_weights": None, "slice_generator_def": None}
+MAV = {"informed_injection": "none", "informed_dropout": 0.0, "both_dropout": 0.0}
+NO_OVERLAP = {"use_informed": False, "overlapped_inpainting": False}
+PIX2PIX_RATES = (0.0002, 0.0005, 0.001)
+
+CONTESTANTS = {
+    "GEM-3D": Contestant(TWO_STAGES, "inference", ALONE),
+    "Make-A-Volume": Contestant(TWO_STAGES, "inference", ALONE | MAV, NO_OVERLAP),
+    "Pix2Pix 3D": Contestant(
+        (("train_pix2pix", 1.0),), "pix2pix", rates=PIX2PIX_RATES, weights="pix2pix/model.pt"
+    ),
+    "Pix2Pix 3D, true slice": Contestant(
+        (("train_pix2pix", 1.0),),
+        "pix2pix",
+        {"informed": True},
+        rates=PIX2PIX_RATES,
+        weights="pix2pix/model.pt",
+    ),
+    "3D LDM": Contestant((("train_ldm3d", 1.0),), "ldm3d", weights="ldm3d/model.pt"),
+    "3D LDM, true slice": Contestant(
+        (("train_ldm3d", 1.0),), "ldm3d", {"informed": True}, weights="ldm3d/model.pt"
+    ),
+    "GEM-3D, cross-attention": Contestant(
+        TWO_STAGES, "inference", ALONE | {"informed_injection": "cross_attention"}
+    ),
+    "GEM-3D, ControlNet": Contestant(
+        TWO_STAGES,
+        "inference",
+        ALONE
+        | {
+            "informed_injection": "controlnet",
+            "mask_injection": "controlnet",
+            "channels": [48, 96],
+        },
+    ),
+}
+COLUMNS = (
+    "contestant", "seed", "parameters", "updates", "learning rate", "CPU min", "MS-SSIM",
+    "MS-SSIM A", "PSNR", "LPIPS-type", "FID/floor A", "FID/floor C", "FID/floor S", "Dice",
+    "seconds",
+)  # fmt: skip
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="pair set of real scans")
+    parser.add_argument("--autoencoder", required=True, help="weights of the slice autoencoder")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--updates", type=int, default=1500)
+    parser.add_argument("--tuning", type=int, default=200, help="updates per learning rate tried")
+    parser.add_argument("--only", nargs="*", choices=list(CONTESTANTS), help="some contestants")
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
+    return parser.parse_args()
+
+
+def train(
+    words: argparse.Namespace, one: Contestant, work: Path, seed: int, rate: float, updates: int
+) -> float:
+    """Train a contestant; return the CPU seconds, or those of the run that finished before."""
+    done = work / "trained.json"
+    if done.is_file():
+        return float(json.loads(done.read_text())["cpu_seconds"])
+    began = time.process_time()
+    for name, share in one.trainings:
+        overrides = {
+            "dataset_dir": words.data,
+            "output_dir": str(work),
+            "seed": seed,
+            "learning_rate": rate,
+            "max_iterations": round(share * updates),
+            "val_interval": NEVER,
+            "progress": False,
+            **({} if name == "train_pix2pix" else {"autoencoder_weights": words.autoencoder}),
+            **one.options,
+        }
+        if name != "train":
+            overrides = {k: v for k, v in overrides.items() if k not in ALONE}
+        open_workflow(BUNDLE, name, "tiny", overrides).run()
+    seconds = time.process_time() - began
+    write_json(done, {"cpu_seconds": seconds})
+    return seconds
+
+
+def images_of(
+    words: argparse.Namespace, one: Contestant, work: Path, steps: int | None = None
+) -> tuple[ImageSet, float]:
+    """Make the images of the kept-back masks; return them and the seconds per volume."""
+    pairs, weights = work / "pairs", work / one.weights
+    began = time.perf_counter()
+    needs = {"autoencoder_weights": words.autoencoder} if one.infer == "ldm3d" else {}
+    overrides = {
+        "dataset_dir": words.data,
+        "output_dir": str(pairs),
+        "weights": str(weights),
+        **needs,
+        **{k: v for k, v in one.options.items() if k != "slice_generator_weights"},
+        **one.sampling,
+        **({"num_steps": steps} if steps and one.infer != "pix2pix" else {}),
+    }
+    if one.infer == "inference":
+        overrides = {k: v for k, v in overrides.items() if not k.endswith("_dropout")}
+    if not (pairs / "dataset.json").is_file():
+        open_workflow(BUNDLE, one.infer, "tiny", overrides).run()
+        seconds = (time.perf_counter() - began) / len(PairSet.open(pairs).ids())
+        write_json(work / "speed.json", {"seconds": seconds})
+    return read_images(pairs), float(json.loads((work / "speed.json").read_text())["seconds"])
+
+
+class Judge:
+    """The scans and all that judges images."""
+
+    def __init__(self, data: str) -> None:
+        self.schema = PairSet.open(data).schema
+        self.held_out, self.training = (read_images(data, s) for s in ("validation", "training"))
+        self.features = open_key("segmentation_eval", "features", "tiny")
+        self.segment = open_key("segmentation_eval", "segment", "tiny")
+
+    def row(self, made: ImageSet) -> dict[str, Any]:
+        """Return the scores of images made for all kept-back masks."""
+        assert list(made.ids) == list(self.held_out.ids)
+        report: Any = judge_images(
+            made,
+            self.held_out,
+            self.schema,
+            real=self.held_out.images,
+            training=self.training,
+            extractors=[MapExtractor(self.features, "encoder")],
+            segment=self.segment,
+        )
+        mean, distances = report["fidelity"]["mean"], report["features"]["encoder"]
+        pairs = zip(made.images, self.held_out.images, strict=True)
+        perceived = [map_distance(self.features, image, scan) for image, scan in pairs]
+        return {
+            "MS-SSIM": mean["3D"]["ms_ssim"],
+            "MS-SSIM A": mean["A"]["ms_ssim"],
+            "PSNR": mean["3D"]["psnr"],
+            "LPIPS-type": mean_of(perceived, "no image"),
+            **{f"FID/floor {v}": distances["views"][v]["fid"]["ratio"] for v in "ACS"},
+            "Dice": report["alignment"]["mean"]["dice"],
+        }
+
+
+def best_rate(words: argparse.Namespace, judge: Judge, name: str, one: Contestant) -> float:
+    """Return the learning rate whose short training gives the highest PSNR."""
+    work = words.out / name.replace(" ", "_")
+    scores = {}
+    for rate in one.rates:
+        folder = work / f"rate{rate:g}"
+        train(words, one, folder, 100, rate, words.tuning)
+        made, _ = images_of(words, one, folder, TUNING_STEPS)
+        pairs = zip(made.images, judge.held_out.images, strict=True)
+        errors = [float(np.square(image - scan).mean()) for image, scan in pairs]
+        scores[rate] = -10 * float(np.log10(np.mean(errors)))
+    write_json(work / "rates.json", {f"{rate:g}": score for rate, score in scores.items()})
+    return max(scores, key=lambda rate: scores[rate])
+
+
+def rows(words: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Train, run and judge every contestant, first seed first."""
+    judge = Judge(words.data)
+    for seed in words.seeds:
+        for name in words.only or CONTESTANTS:
+            one = CONTESTANTS[name]
+            work = words.out / name.replace(" ", "_") / f"seed{seed}"
+            if not (work / "row.json").is_file():
+                rate = best_rate(words, judge, name, one)
+                cpu = train(words, one, work, seed, rate, words.updates)
+                made, seconds = images_of(words, one, work)
+                row = {
+                    "contestant": name,
+                    "seed": seed,
+                    "parameters": parameters(one, work),
+                    "updates": words.updates,
+                    "learning rate": rate,
+                    "CPU min": round(cpu / 60, 1),
+                    **judge.row(made),
+                    "seconds": round(seconds, 2),
+                }
+                write_json(work / "row.json", row)
+            yield json.loads((work / "row.json").read_text())
+
+
+def parameters(one: Contestant, work: Path) -> int:
+    """Return how many numbers a contestant's own network has, the shared autoencoder apart."""
+    import torch
+
+    state = torch.load(work / one.weights, weights_only=True)
+    own = {k: v for k, v in state.items() if not k.startswith("autoencoder.")}
+    return sum(value.numel() for value in own.values())
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
+    lines += [" | ".join(_cell(row[column]) for column in COLUMNS) for row in found]
+    return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Run what is missing and write ``volumes.md``."""
+    words = arguments()
+    found = []
+    for row in rows(words):
+        found.append(row)
+        sys.stderr.write(f"{row}\n")
+        (words.out / "volumes.md").write_text(table(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
