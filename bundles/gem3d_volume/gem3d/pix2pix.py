@@ -126,6 +126,18 @@ class Pix2PixLoss(AdversarialLoss):
         return {**terms, "loss": total}
 
 
+def check_size(image_B1DHW: Tensor, discriminator: nn.Module) -> None:
+    """Raise MedpairError where images are too small for the discriminator's layers."""
+    layers = int(discriminator.num_layers_d)  # type: ignore[arg-type]
+    smallest = 3 * 2**layers  # each layer but the last halves; the last two want three voxels
+    if min(image_B1DHW.shape[-3:]) < smallest:
+        size = "x".join(str(n) for n in image_B1DHW.shape[-3:])
+        raise MedpairError(
+            f"patch or volume of {size}; want {smallest} or more along each axis for a "
+            f"discriminator of {layers} layers; choose a larger patch or fewer layers"
+        )
+
+
 class Pix2PixTrainer(AdversarialTrainer):
     """Train generator and discriminator on `PatchBatches`; arguments as `AdversarialTrainer`."""
 
@@ -135,6 +147,7 @@ class Pix2PixTrainer(AdversarialTrainer):
             batchdata[key].to(self.state.device) for key in ("image", "label", "informed")
         )
         assert isinstance(self.network, Pix2PixGenerator)
+        check_size(image, self.discriminator)
         return image, self.network.condition(label, informed)
 
 
