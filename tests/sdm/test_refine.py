@@ -3,14 +3,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
 from torch import Tensor
 
 from common.data.views import view_names
+from common.diffusion.rng import NoiseStream
 from common.errors import MedpairError
 from sdm.diffusion import SliceDiffusion
+from sdm.modulation import GIB, SHARE, Budget, SliceCost
 from sdm.refine import MODES, Refinement, refine_volumes
 from sdm.views import VIEWS, ViewDenoisers
 
@@ -168,6 +171,62 @@ def test_a_small_budget_changes_no_bit_of_what_is_computed(
     how = Refinement(diffusion, 50, 3, mode, slices_per_batch=4)
     tight = replace(how, memory_budget_gb=2e-3)
     torch.testing.assert_close(refine(network, how), refine(network, tight), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.75])
+@pytest.mark.parametrize("mode", ["mean", "joint"])
+def test_maps_alive_during_a_call_stay_within_the_budget(
+    make_network: Make, diffusion: SliceDiffusion, mode: str, scale: float
+) -> None:
+    network = make_network()
+    alive: list[ref[Tensor]] = []
+    used: list[int] = []
+    modulations, denoise = network.modulations, network.denoise
+
+    def noted(mask: Tensor, view: str) -> list[Tensor]:
+        maps = modulations(mask, view)
+        alive.extend(map(ref, maps))
+        return maps
+
+    def measured(x: Tensor, t: Tensor, maps: list[Tensor], *rest: Any) -> Tensor:
+        alive.extend(ref(m) for m in maps if not any(m is one() for one in alive))
+        alive[:] = [one for one in alive if one() is not None]
+        working = len(x) * SliceCost.of([m[:1] for m in maps], passes=1).working
+        used.append(working + sum(one().nbytes for one in alive))  # type: ignore[union-attr]
+        return denoise(x, t, maps, *rest)
+
+    network.modulations, network.denoise = noted, measured  # type: ignore[method-assign]
+    gigabytes = 2.5e-3  # less than all maps take
+    refine(
+        network,
+        Refinement(diffusion, 50, 2, mode, guidance_scale=scale, memory_budget_gb=gigabytes),
+    )
+    assert 0.4 < max(used) / (gigabytes * GIB) <= SHARE
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver_pp_2m"])
+def test_noise_that_views_share_counts_in_the_budget(
+    diffusion: SliceDiffusion, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, plan, reserved = [], Budget.plan, set()
+
+    class Stream(NoiseStream):
+        def __call__(self, step: int, purpose: str = "step") -> Tensor:
+            noise = super().__call__(step, purpose)
+            drawn.append(noise.nbytes)
+            return noise
+
+    def planned(gigabytes: float, cost: SliceCost, most: int, other: int = 0) -> Budget:
+        reserved.add(other)
+        return plan(gigabytes, cost, most, other)
+
+    monkeypatch.setattr("sdm.refine.NoiseStream", Stream)
+    monkeypatch.setattr(Budget, "plan", staticmethod(planned))
+    refine(Oracle(diffusion, 0.2), Refinement(diffusion, 50, 4, MODES[1], sampler=sampler))
+    assert reserved == {sum(drawn)}
+    small = Refinement(diffusion, 900, 500, MODES[1], sampler="ddpm", memory_budget_gb=1e-3)
+    with pytest.raises(MedpairError, match=r"one slice and the shared noise want .*; raise it"):
+        refine(Oracle(diffusion, 0.2), small)
 
 
 def test_scale_one_is_conditional_and_zero_unconditional(

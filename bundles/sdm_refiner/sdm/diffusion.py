@@ -25,7 +25,6 @@ from common.errors import MedpairError
 from sdm.learned_sigma import pack, unpack, variational_bound
 from sdm.slices import one_hot_windows
 
-
 SAMPLERS = ("ddpm", "ddim", "dpm_solver_pp_2m")  # those that run on its noise schedule
 
 

@@ -14,6 +14,7 @@ from common.errors import MedpairError
 from sdm.network import Modulations
 
 GIB = 2**30
+SHARE = 0.9  # of a budget that is planned; the rest is for states and noise of the volumes
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,35 @@ class Budget:
 
     Args:
         slices: slices per network call.
-        cache_bytes: what is left for modulations.
+        cache_bytes: what is left for the modulations of other calls.
     """
 
     slices: int
     cache_bytes: int
 
     @staticmethod
-    def plan(gigabytes: float, cost: SliceCost, most: int) -> Budget:
+    def plan(gigabytes: float, cost: SliceCost, most: int, reserved: int = 0) -> Budget:
         """Let calls of up to ``most`` slices take half of the budget; keep maps in the rest.
+
+        A call has its own maps whether they are kept or not.
+
+        Args:
+            gigabytes: the budget, GiB.
+            cost: of one slice.
+            most: slices per call.
+            reserved: bytes that other tensors take.
 
         Raises:
             MedpairError: if not even one slice fits.
         """
-        total = int(0.9 * gigabytes * GIB)  # the rest is for states and noise of the volumes
+        total = int(SHARE * gigabytes * GIB) - reserved
         one = cost.kept + cost.working
         if one > total:
-            raise MedpairError(
-                f"memory_budget_gb: {gigabytes:g}; one slice wants {one / GIB:.3g}; raise it"
-            )
+            what = "one slice and the shared noise want" if reserved else "one slice wants"
+            wanted = (one + reserved) / SHARE / GIB
+            raise MedpairError(f"memory_budget_gb: {gigabytes:g}; {what} {wanted:.3g}; raise it")
         slices = max(1, min(most, total // (2 * one)))
-        return Budget(slices, total - slices * cost.working)
+        return Budget(slices, total - slices * one)
 
 
 class ModulationCache:

@@ -6,6 +6,7 @@ mask slices in the window, a, b slice size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +50,7 @@ class Refinement:
             thick slices, which are sharp in their plane, weigh more; None weighs all alike.
         sampler: "ddpm", "ddim" or "dpm_solver_pp_2m".
         guidance_scale: 1 is plain conditional sampling.
-        memory_budget_gb: bound of the memory for activations and kept modulations.
+        memory_budget_gb: bound of the memory for activations, modulations and shared noise.
         slices_per_batch: most slices per network call.
         keep_modulations: over the steps; off only to measure what that saves.
         precision: "fp32", "auto", "bf16" or "fp16".
@@ -179,7 +180,7 @@ class _Run:
         self.seed, self.numbers = seed, list(volumes)
         self.uses_variance = network.learned_sigma and how.sampler == "ddpm"
         self.shares = how.shares(spacing)
-        self.size = (network.image_channels, *label_VDHW.shape[1:])
+        self.size: tuple[int, ...] = (network.image_channels, *label_VDHW.shape[1:])
         self.slices = {
             view: ViewSlices(axis, len(label_VDHW), label_VDHW.shape[1 + axis])
             for axis, view in enumerate(spacing)
@@ -194,7 +195,8 @@ class _Run:
         for chunk in slices.chunks(budget.slices):
             noise = self._chunk_noise(view, chunk)
             image = None if self.image is None else slices.take(self.image, chunk)
-            denoiser = self._chunk_denoiser(view, chunk, ModulationCache(budget.cache_bytes))
+            own = ModulationCache(len(chunk) * self._cost(view).kept)  # planned with the call
+            denoiser = self._chunk_denoiser(view, chunk, own)
             done.append(self._sample(denoiser, image, noise))
         return slices.put(done)
 
@@ -300,7 +302,16 @@ class _Run:
 
     def _budget(self, view: str) -> Budget:
         how = self.how
-        return Budget.plan(how.memory_budget_gb, self._cost(view), how.slices_per_batch)
+        cost, noise = self._cost(view), self._shared_noise_bytes()
+        return Budget.plan(how.memory_budget_gb, cost, how.slices_per_batch, noise)
+
+    def _shared_noise_bytes(self) -> int:
+        """Return the size of the noise that `_kept_noise` holds in the end."""
+        if self.how.mode != "mean_shared_noise":
+            return 0
+        # ddpm draws at the start and after every step but the last
+        draws = self.how.num_steps if self.how.sampler == "ddpm" else 1
+        return draws * len(self.label) * math.prod(self.size) * 4
 
     def _chunk_noise(self, view: str, chunk: Tensor) -> NoiseSource:
         slices = self.slices[view]
