@@ -67,6 +67,7 @@ train-tiny: $(VENV)/.setup
 		--persons docs/how-to/brain_oasis_persons.csv --spacing 4 --size 48x40x40 --crop nonzero \
 		--out $(OUT)/brain_oasis_tiny
 	$(BIN)/medpair train medgen3d --data $(OUT)/brain_oasis_tiny --preset tiny --out $(OUT)/train_tiny
+	$(BIN)/medpair train gem3d --stages volume --data $(OUT)/brain_oasis_tiny --preset tiny --out $(OUT)/train_tiny
 	$(BIN)/python -m monai.bundle run --config_file bundles/segmentation_eval/configs/train.yaml \
 		--dataset_dir $(OUT)/brain_oasis_tiny --output_dir $(OUT)/train_tiny/segmentation_eval
 

@@ -120,6 +120,7 @@ def train(
     preset: str | None = None,
     max_iterations: int | None = None,
     resume: bool = True,
+    stages: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Train the stages of a pipeline in order; called again, it continues.
@@ -131,6 +132,7 @@ def train(
         preset: size (tiny, small, base); None takes the pipeline's default.
         max_iterations: stop each stage after so many iterations, at least 1.
         resume: continue what ``out`` already holds.
+        stages: names of the stages to train; None trains all.
         progress: called with (task, done, total).
 
     Returns:
@@ -148,6 +150,7 @@ def train(
         preset=preset,
         max_iterations=max_iterations,
         resume=resume,
+        stages=stages,
         progress=progress,
     )
     return Path(out)

@@ -116,6 +116,7 @@ def train(
     preset: Preset = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue what --out already holds.")] = True,
+    stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
 ) -> None:
     """Train the stages of a pipeline in order; the same command again continues."""
     from common.pipeline import train as run
@@ -128,6 +129,7 @@ def train(
             preset=preset,
             max_iterations=max_iterations,
             resume=resume,
+            stages=stages.split(",") if stages else None,
             progress=progress,
         )
     say(f"weights in {out_dir}")
@@ -169,7 +171,7 @@ def generate(
 @app.command()
 def evaluate(
     bundle: Annotated[
-        str, typer.Argument(help="mcdpm_mask, vid2vid_image, sdm_refiner, segmentation_eval.")
+        str, typer.Argument(help="mcdpm_mask, vid2vid_image, sdm_refiner, gem3d_volume, ...")
     ],
     data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
     out_dir: OutDir,

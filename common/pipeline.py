@@ -178,6 +178,7 @@ def train(
     preset: str | None = None,
     max_iterations: int | None = None,
     resume: bool = True,
+    stages: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train the stages of a pipeline in order; called again, it continues.
@@ -191,6 +192,7 @@ def train(
         preset: size; None takes the pipeline's default.
         max_iterations: length of each stage's training; None takes the preset's.
         resume: continue from the newest checkpoint.
+        stages: names of the stages to train; None trains all.
         progress: called with (stage, done, total) between stages.
 
     Raises:
@@ -200,8 +202,8 @@ def train(
     preset = preset or config["preset"]
     geometry = preset_geometry(config["presets"], preset)
     check_data(PairSet.open(data), geometry, preset)
-    stages = config["stages"]
-    steps = [(stage, kind) for stage in stages for kind in stage.get("trainings", ["train"])]
+    chosen = choose_stages(config["stages"], stages)
+    steps = [(stage, kind) for stage in chosen for kind in stage.get("trainings", ["train"])]
     for index, (stage, kind) in enumerate(steps):
         (progress or silent)(f"{kind} {stage['name']}", index, len(steps))
         overrides: dict[str, Any] = {
