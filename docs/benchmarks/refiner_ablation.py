@@ -21,6 +21,7 @@ import torch
 
 from common.data.datasets import PairSet
 from common.data.pairs import PairBatch
+from common.errors import MedpairError
 from common.io.atomic import atomic_path, write_json
 from common.metrics.extractors import MapExtractor
 from common.metrics.image_report import judge_images, read_images, scans_of
@@ -71,7 +72,14 @@ class Judge:
         self.held_out, self.training = (
             read_images(words.data, s) for s in ("validation", "training")
         )
-        self.real = scans_of(self.before, self.held_out)
+        scans = scans_of(self.before, self.held_out)
+        if scans is None:
+            raise MedpairError(
+                f"--images: {words.images} holds masks that are not those of kept-back scans of "
+                f"{words.data}; want images of these masks; make them as docs/benchmarks/refiner.md "
+                "says"
+            )
+        self.real = scans
         name = f"encoder of segmentation_eval, {words.preset}"
         self.features = MapExtractor(open_key("segmentation_eval", "features", words.preset), name)
         self.segment = open_key("segmentation_eval", "segment", words.preset)
@@ -127,7 +135,11 @@ def settings() -> list[dict[str, Any]]:
 def main() -> int:
     """Run what is missing and write ablation.json and ablation.md."""
     words = arguments()
-    judge = Judge(words)
+    try:
+        judge = Judge(words)
+    except MedpairError as error:
+        print(f"error: {error}")
+        return 1
     stage = open_key("sdm_refiner", "stage", words.preset, words.weights)
     assert stage is not None
     batch = judge.batch()
