@@ -76,8 +76,7 @@ class Judge:
         if scans is None:
             raise MedpairError(
                 f"--images: {words.images} holds masks that are not those of kept-back scans of "
-                f"{words.data}; want images of these masks; make them as docs/benchmarks/refiner.md "
-                "says"
+                f"{words.data}; want images of these; docs/benchmarks/refiner.md makes them"
             )
         self.real = scans
         name = f"encoder of segmentation_eval, {words.preset}"
