@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +10,6 @@ from monai.bundle import ConfigWorkflow
 from common.bundles import bundles_dir
 from common.data.datasets import Arrays, load_arrays
 from common.data.pairs import PairBatch
-from common.data.prepare import prepare
 from common.metrics.fidelity import evaluate_images
 from common.metrics.intensity import intensity_order
 from vid2vid.stage import ImageStage
@@ -64,21 +59,8 @@ def test_phantoms_get_brain_intensities(stage: ImageStage) -> None:
         assert image[label == 0].mean() < 0.05
 
 
-def test_held_back_scans_are_met(stage: ImageStage, tmp_path: Path) -> None:
-    root = os.environ.get("MEDPAIR_DATA")
-    if not root:
-        pytest.skip("MEDPAIR_DATA is not set: no real scans")
-    source = Path(root) / "brain_oasis"
-    if not source.is_dir():
-        pytest.skip("MEDPAIR_DATA holds no brain_oasis")
-    scans = tmp_path / "scans"
-    scans.mkdir()
-    for name in ("1004", "1019"):  # kept back from the training
-        for kind in ("T1", "labels"):
-            shutil.copy(source / f"{name}_{kind}.nii.gz", scans)
-    options = {"spacing": 4.0, "size": SIZE, "crop": "nonzero", "source": "neuromorphometrics"}
-    prepare(scans, scans, "brain4", tmp_path / "pairs", **options)  # type: ignore[arg-type]
-    data = load_arrays(tmp_path / "pairs", None)
+def test_held_back_scans_are_met(stage: ImageStage, kept_back_scans: Arrays) -> None:
+    data = kept_back_scans
     images = images_of(stage, data)
     report = evaluate_images(images, data.images, data.labels, data.ids, data.schema)
     assert report["mean"]["3D"]["psnr"] > 27  # type: ignore[index]
