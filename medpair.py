@@ -64,6 +64,7 @@ def prepare(
     seed: int = 0,
     image_pattern: str | None = None,
     label_pattern: str | None = None,
+    in_plane: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> PairSet:
     """Turn folders of scans and masks into a pair set.
@@ -83,6 +84,8 @@ def prepare(
         seed: draws the persons that are kept back.
         image_pattern: file name with ``{id}``, such as ``{id}_T1.nii.gz``.
         label_pattern: the same for masks.
+        in_plane: resize each slice, or what ``crop`` leaves of it, to (H, W) pixels; the slices
+            are kept. Not with ``size``.
         progress: called with (task, done, total).
 
     Returns:
@@ -108,6 +111,7 @@ def prepare(
         seed=seed,
         image_pattern=image_pattern,
         label_pattern=label_pattern,
+        in_plane=in_plane,
         progress=progress,
     )
 

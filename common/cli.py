@@ -59,6 +59,16 @@ def parse_size(text: str | None) -> tuple[int, int, int] | None:
     return int(values[0]), int(values[1]), int(values[2])
 
 
+def parse_in_plane(text: str | None) -> tuple[int, int] | None:
+    """Read a slice size H x W in pixels such as ``512x512``."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise MedpairError(f"--in-plane: found '{text}', wanted HxW such as 512x512 in pixels")
+    return int(parts[0]), int(parts[1])
+
+
 def parse_spacing(text: str | None) -> tuple[float, float, float] | None:
     """Read a spacing in mm, such as ``4`` or D x H x W ``4x2x2``."""
     if text is None:
@@ -83,6 +93,7 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Draws the persons that are kept back.")] = 0,
     image_pattern: Annotated[str | None, typer.Option(help="Such as '{id}_T1.nii.gz'.")] = None,
     label_pattern: Annotated[str | None, typer.Option(help="Such as '{id}_labels.nii.gz'.")] = None,
+    in_plane: Annotated[str | None, typer.Option(help="Resize slices to HxW pixels.")] = None,
 ) -> None:
     """Turn folders of scans and masks into a pair set."""
     from common.data.prepare import prepare as run
@@ -103,6 +114,7 @@ def prepare(
             seed=seed,
             image_pattern=image_pattern,
             label_pattern=label_pattern,
+            in_plane=parse_in_plane(in_plane),
             progress=progress,
         )
     say(f"{len(pairs.ids())} pairs in {out_dir}")

@@ -11,6 +11,7 @@ from common.data.datasets import Pair, PairSet, Size, Spacing
 from common.data.geometry import (
     Box,
     Grid,
+    Triple,
     bounding_box,
     plan_grid,
     resample_image,
@@ -33,7 +34,10 @@ from common.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Settings:
-    """What all pairs of a set share; `spacing` in mm and `size` in voxels, both D, H, W."""
+    """What all pairs of a set share; `spacing` in mm and `size` in voxels, both D, H, W.
+
+    `in_plane`: pixels (H, W) that the box of interest is resized to, slice by slice.
+    """
 
     schema: LabelSchema
     intensity: dict[str, Any]
@@ -42,6 +46,7 @@ class Settings:
     crop: str | None
     channel: int | str | None
     source: str
+    in_plane: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def prepare(
     seed: int = 0,
     image_pattern: str | None = None,
     label_pattern: str | None = None,
+    in_plane: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> PairSet:
     """Prepare real scans: canonical orientation, resampling, crop or pad, normalised intensity.
@@ -106,6 +112,8 @@ def prepare(
         seed: for that draw.
         image_pattern: file name with `{id}`, see `match_files`.
         label_pattern: the same for masks.
+        in_plane: resize each slice, or what `crop` leaves of it, to (H, W) pixels; the slices are
+            kept, and their number. Not with `size`.
         progress: called with ("prepare", pairs done, pairs in all), first with 0 done.
 
     Returns:
@@ -118,7 +126,7 @@ def prepare(
     files = match_files(images, labels, image_pattern, label_pattern)
     scans = plan_scans(files, persons, holdout, seed)
     spacing_dhw = _spacing(spacing)
-    _check_options(crop, size)
+    _check_options(crop, size, in_plane)
     native = check_geometry(scans, schema)
     settings = Settings(
         schema,
@@ -128,8 +136,10 @@ def prepare(
         crop,
         channel,
         find_source([scan.label for scan in scans], schema, source),
+        (int(in_plane[0]), int(in_plane[1])) if in_plane is not None else None,
     )
-    return _write_set(scans, settings, out, spacing_dhw or native, progress or silent)
+    shared = None if in_plane is not None else spacing_dhw or native
+    return _write_set(scans, settings, out, shared, progress or silent)
 
 
 def _write_set(
@@ -159,7 +169,9 @@ def _write_set(
 
 
 def _create(out: str | Path, s: Settings, spacing: Spacing | None) -> PairSet:
-    options = {"crop": s.crop, "channel": s.channel, "source": s.source}
+    options: dict[str, Any] = {"crop": s.crop, "channel": s.channel, "source": s.source}
+    if s.in_plane is not None:
+        options["in_plane"] = list(s.in_plane)
     return PairSet.create(out, s.schema, spacing, s.size, s.intensity, prepare=options)
 
 
@@ -252,14 +264,30 @@ def _grid(raw: Raw, s: Settings) -> Grid:
         identity = s.schema.container_id
         box = bounding_box(raw.label > 0 if identity else (raw.image != 0) | (raw.label > 0))
     widths = np.linalg.norm(raw.affine[:3, :3], axis=0).tolist()
-    shape = raw.label.shape
+    shape = (raw.label.shape[0], raw.label.shape[1], raw.label.shape[2])
+    spacing, size = s.spacing, s.size
+    if s.in_plane is not None:
+        (x, y, z) = (b - a for a, b in box or [(0, n) for n in shape])
+        extent: Triple = triple_to_dhw((x, y, z), axis)
+        native: Spacing = triple_to_dhw((widths[0], widths[1], widths[2]), axis)
+        spacing, size = _in_plane(extent, native, spacing, s.in_plane)
     return plan_grid(
-        (shape[0], shape[1], shape[2]),
+        shape,
         (widths[0], widths[1], widths[2]),
-        spacing=triple_to_ras(s.spacing, axis) if s.spacing else None,
-        size=triple_to_ras(s.size, axis) if s.size else None,
+        spacing=triple_to_ras(spacing, axis) if spacing else None,
+        size=triple_to_ras(size, axis) if size else None,
         box=box,
     )
+
+
+def _in_plane(
+    extent: Triple, widths: Spacing, spacing: Spacing | None, in_plane: tuple[int, int]
+) -> tuple[Spacing, Size]:
+    """Spacing and size (D, H, W) at which a region of ``extent`` voxels fills the plane."""
+    along = widths[0] if spacing is None else spacing[0]
+    depth = max(1, int(np.ceil(extent[0] * widths[0] / along - 1e-6)))
+    high, wide = (widths[i + 1] * extent[i + 1] / n for i, n in enumerate(in_plane))
+    return (along, high, wide), (depth, *in_plane)
 
 
 def _losses(before: np.ndarray, after: np.ndarray, grid: Grid, schema: LabelSchema) -> list[str]:
@@ -331,7 +359,16 @@ def _size(size: Sequence[int] | None) -> Size | None:
     return (int(size[0]), int(size[1]), int(size[2])) if size is not None else None
 
 
-def _check_options(crop: str | None, size: Sequence[int] | None) -> None:
+def _check_options(
+    crop: str | None, size: Sequence[int] | None, in_plane: Sequence[int] | None
+) -> None:
+    if in_plane is not None and (
+        size is not None or len(in_plane) != 2 or min(int(v) for v in in_plane) < 1
+    ):
+        raise MedpairError(
+            f"in_plane: {tuple(in_plane)} with size {size}, wanted two (H, W) positive numbers of "
+            "pixels and no size; leave one out"
+        )
     if crop not in (None, "nonzero"):
         raise MedpairError(f"crop: '{crop}', wanted nonzero or nothing")
     if size is not None and (len(size) != 3 or min(int(v) for v in size) < 1):

@@ -369,3 +369,33 @@ def test_real_brains(tmp_path: Path) -> None:
         assert min(front, back) > 300
         cerebellum = pair.label[:20, :14].any(axis=(0, 1)).sum()  # behind and below
         assert cerebellum > 15
+
+
+def test_in_plane_resizes_each_slice_of_the_crop_and_keeps_the_slices(tmp_path: Path) -> None:
+    image = np.zeros((20, 24, 12), np.float32)
+    image[4:14, 6:18, 2:11] = np.linspace(10, 90, 10 * 12 * 9).reshape(10, 12, 9)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[6:10, 8:12, 4:8] = 1
+    scans, affine = tmp_path / "scans", np.diag([2.0, 3.0, 5.0, 1.0])
+    scans.mkdir()
+    nib.save(nib.Nifti1Image(image, affine), scans / "a_img.nii.gz")
+    nib.save(nib.Nifti1Image(mask, affine), scans / "a_seg.nii.gz")
+    pairs = prepare(
+        scans, scans, "lesion1", tmp_path / "out", crop="nonzero", in_plane=(24, 40),
+        image_pattern="{id}_img.nii.gz", label_pattern="{id}_seg.nii.gz", source="schema",
+    )  # fmt: skip
+    pair = pairs.read("a")
+    assert pair.label.shape == (9, 24, 40)  # slices S kept; A and R resized
+    assert all(part.any() for part in pair.label)  # every slice shows the head
+    assert (pairs.size, pairs.spacing) == (None, None)
+    # the box of 10 x 12 voxels of 2 x 3 mm fills the plane: R 20 mm / 40, A 36 mm / 24
+    assert nib.affines.voxel_sizes(pair.affine) == pytest.approx((0.5, 1.5, 5.0))
+    fraction = np.count_nonzero(pair.label == 1) / pair.label.size
+    assert fraction == pytest.approx(4 * 4 * 4 / (10 * 12 * 9), rel=0.15)
+
+
+def test_in_plane_and_size_exclude_each_other(tmp_path: Path) -> None:
+    write_scans(tmp_path / "scans", 1)
+    with pytest.raises(MedpairError, match=r"in_plane: \(8, 8\) with size \(4, 8, 8\)"):
+        run(tmp_path / "scans", tmp_path / "out", size=(4, 8, 8), in_plane=(8, 8))
+    assert not (tmp_path / "out").exists()
