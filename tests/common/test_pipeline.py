@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,11 @@ def test_unknown_pipeline_names_the_known_ones() -> None:
         read_pipeline("nonsense")
 
 
-def test_every_preset_of_medgen3d_is_complete() -> None:
-    config = read_pipeline("medgen3d")
-    for name in config["presets"]:
-        geometry = preset_geometry(config["presets"], name)
+@pytest.mark.parametrize("name", ["medgen3d", "gem3d"])
+def test_every_preset_of_a_pipeline_is_complete(name: str) -> None:
+    config = read_pipeline(name)
+    for preset in config["presets"]:
+        geometry = preset_geometry(config["presets"], preset)
         assert len(geometry.size) == 3
         assert geometry.batch_volumes >= 1
 
@@ -75,3 +77,56 @@ def test_evaluate_says_which_bundles_judge_a_generated_set(tmp_path: Path) -> No
         pipeline.evaluate("vid2vid_image", data=tmp_path, out=tmp_path / "r", synthetic=tmp_path)
     with pytest.raises(MedpairError, match=r"no configs/evaluate\.yaml"):
         pipeline.evaluate("nonsense", data=tmp_path, out=tmp_path / "r")
+
+
+def test_a_stage_with_several_trainings_runs_them_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one folder per bundle, with the same data; a stage without a list has one, `train`."""
+    write_phantom_set(tmp_path / "p", "brain4", (48, 40, 40), 1, 0, (4.0, 4.0, 4.0))
+    opened: list[tuple[str, str]] = []
+    options: list[dict[str, Any]] = []
+    told: list[tuple[str, int, int]] = []
+
+    class Workflow:
+        def run(self) -> None:
+            assert told[-1][1] == len(opened) - 1  # said before it begins
+
+    def open_workflow(bundle: str, kind: str, preset: str, overrides: dict[str, Any]) -> Workflow:
+        assert preset == overrides["preset"] == "tiny"
+        opened.append((bundle, kind))
+        options.append(overrides)
+        return Workflow()
+
+    monkeypatch.setattr(pipeline, "open_workflow", open_workflow)
+    words: dict[str, Any] = {"data": tmp_path / "p", "out": tmp_path / "w", "max_iterations": 3}
+    pipeline.train("gem3d", **words, progress=lambda *step: told.append(step))
+    volume = ["train_autoencoder", "train_slice", "train_slice_generator", "train"]
+    assert opened == [("mcdpm_mask", "train"), *[("gem3d_volume", kind) for kind in volume]]
+    folders = [Path(option["output_dir"]) for option in options]
+    assert folders == [tmp_path / "w" / bundle for bundle, _ in opened]
+    assert {option["max_iterations"] for option in options} == {3}
+    assert {option["dataset_dir"] for option in options} == {str(tmp_path / "p")}
+    assert [done for _, done, _ in told] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
+    assert {total for *_, total in told} == {5}
+
+
+def test_a_training_that_fails_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_phantom_set(tmp_path / "p", "brain4", (48, 40, 40), 1, 0, (4.0, 4.0, 4.0))
+    opened: list[str] = []
+
+    class Workflow:
+        def run(self) -> None:
+            if opened[-1] == "train_slice":
+                raise RuntimeError("wrapped by MONAI") from MedpairError("loss: NaN")
+
+    def open_workflow(bundle: str, kind: str, preset: str, overrides: dict[str, Any]) -> Workflow:
+        opened.append(kind)
+        return Workflow()
+
+    monkeypatch.setattr(pipeline, "open_workflow", open_workflow)
+    with pytest.raises(MedpairError, match="loss: NaN"):
+        pipeline.train("gem3d", data=tmp_path / "p", out=tmp_path / "w")
+    assert opened == ["train", "train_autoencoder", "train_slice"]

@@ -107,3 +107,28 @@ def test_the_card_of_an_export_says_how_long_the_training_was(tmp_path: Path) ->
     assert read_card(tmp_path / "model.pt")["iterations"] == 5
     loaded = load_weights(Network(), tmp_path / "model.pt")
     torch.testing.assert_close(loaded.linear.weight, network.linear.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_entries_that_a_file_may_lack_stay_as_they_are(tmp_path: Path) -> None:
+    """As where layers are added to a trained network; what the file holds always comes from it."""
+    source, target = Network(), Network()
+    kept = target.linear.bias.detach().clone()
+    state = {k: v for k, v in source.state_dict().items() if k != "linear.bias"}
+    torch.save(state, tmp_path / "model.pt")
+    load_weights(target, tmp_path / "model.pt", may_lack=["linear.bias", "linear.weight"])
+    assert torch.equal(target.linear.bias, kept)
+    assert torch.equal(target.linear.weight, source.linear.weight)
+
+
+@pytest.mark.parametrize("may_lack", [[], ["linear.weight"], ["bias"]])
+def test_other_entries_must_be_in_the_file(may_lack: list[str], tmp_path: Path) -> None:
+    state = {k: v for k, v in Network().state_dict().items() if k != "linear.bias"}
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(MedpairError, match=r"does not fit this network .*linear\.bias"):
+        load_weights(Network(), tmp_path / "model.pt", may_lack=may_lack)
+
+
+def test_entries_of_no_layer_are_refused_even_if_some_may_lack(tmp_path: Path) -> None:
+    torch.save(Network().state_dict() | {"extra": torch.zeros(1)}, tmp_path / "model.pt")
+    with pytest.raises(MedpairError, match="does not fit this network"):
+        load_weights(Network(), tmp_path / "model.pt", may_lack=["extra", "linear.bias"])

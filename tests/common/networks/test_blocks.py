@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from common.networks.blocks import (
+    CrossAttention,
     Downsample,
+    PseudoConv2d,
     ResBlock,
     SliceAttention,
     SliceConv,
@@ -120,3 +122,58 @@ def test_down_and_up_sampling_fit_odd_sizes(size: tuple[int, int], halved: tuple
 def test_channels_that_no_head_divides_get_one_head(make: Callable[[], SliceAttention]) -> None:
     assert make().heads == 1
     assert SpatialAttention(64, head_channels=32).heads == 2
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_pseudo_3d_convolution_starts_as_its_2d_convolution(stride: int) -> None:
+    module = PseudoConv2d(C, 8, stride=stride, pseudo3d=True)
+    plain = nn.Conv2d(C, 8, 3, stride=stride, padding=1)
+    plain.load_state_dict({k: v for k, v in module.state_dict().items() if "along" not in k})
+    torch.testing.assert_close(module(X, S), plain(X), atol=1e-6, rtol=0)
+    assert PseudoConv2d(C, 8).along is None
+
+
+def test_a_pseudo_3d_convolution_is_a_separable_3d_convolution() -> None:
+    """1D along the slices after 2D in plane: a 3D kernel, the product of both."""
+    module = randomise(PseudoConv2d(C, 8, pseudo3d=True))
+    plane, line = module.weight, module.along.conv.weight
+    kernel = torch.einsum("oms,mihw->oishw", line, plane)
+    volume = X.view(B, S, C, H, W).transpose(1, 2)
+    expected = nn.functional.conv3d(volume, kernel, padding=1)
+    shift = module.along.conv(module.bias[:, None].expand(-1, S)[None])  # (1, 8, S)
+    made = module(X, S).view(B, S, 8, H, W).transpose(1, 2)
+    torch.testing.assert_close(made, expected + shift[..., None, None], atol=1e-4, rtol=1e-4)
+
+
+def test_cross_attention_starts_as_identity_and_then_reads_its_own_context() -> None:
+    context = torch.randn(len(X), 7, 12, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(CrossAttention(C, 12)(X, context), X)
+    module = randomise(CrossAttention(C, 12))
+    other = context.clone()
+    other[3] += 1
+    moved = (module(X, context) - module(X, other)).abs().amax(1) > 1e-6
+    assert moved[3].all()
+    moved[3] = False
+    assert not moved.any()
+
+
+def test_cross_attention_does_not_know_the_order_of_tokens_or_pixels() -> None:
+    context = torch.randn(len(X), 7, 12, generator=torch.Generator().manual_seed(1))
+    module = randomise(CrossAttention(C, 12))
+    expected = module(X, context)
+    torch.testing.assert_close(module(X, context.flip(1)), expected, atol=1e-5, rtol=1e-5)
+    turned = module(X.transpose(2, 3), context).transpose(2, 3)
+    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_cross_attention_is_the_formula() -> None:
+    """softmax(q k^T / sqrt(d)) v per head (2112.10752, section 3.3), written out."""
+    context = torch.randn(1, 3, 12, generator=torch.Generator().manual_seed(1))
+    module = randomise(CrossAttention(C, 12))
+    x = X[:1].flatten(2).transpose(1, 2)[0]  # (pixels, C)
+    q = module.query(module.norm(x)).view(-1, 2, 32).transpose(0, 1)
+    k, v = (m.view(-1, 2, 32).transpose(0, 1) for m in module.key_value(context[0]).chunk(2, -1))
+    share = (q @ k.transpose(1, 2) / 32**0.5).softmax(-1)
+    read = module.out((share @ v).transpose(0, 1).reshape(-1, C))
+    expected = (x + read).T.view(C, H, W)
+    torch.testing.assert_close(module(X[:1], context)[0], expected, atol=1e-5, rtol=1e-5)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -79,3 +81,58 @@ def test_all_parameters_learn(unshuffle: int) -> None:
     output.square().sum().backward()
     idle = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
+
+
+# ---- pseudo-3D layers, context, SPADE, control
+
+
+def pseudo(seed: int = 0, **kw: Any) -> UNet:
+    torch.manual_seed(seed)
+    levels = [False, False, True]
+    return UNet(3, 2, [8, 16, 16], EMBEDDING, attention_levels=levels, **kw).eval()
+
+
+def test_at_the_start_the_pseudo_3d_network_is_the_slice_network() -> None:
+    plain, volume = pseudo(), pseudo(seed=5, pseudo3d=True)
+    randomise(plain)
+    missing, unexpected = volume.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert all(".along." in key or ".slice_attention." in key for key in missing)
+    x, emb = torch.randn(10, 3, 8, 8), torch.randn(10, EMBEDDING)
+    torch.testing.assert_close(volume(x, emb, 5), plain(x, emb), atol=1e-6, rtol=1e-5)
+
+
+def test_a_context_is_read_per_slice() -> None:
+    network = pseudo(context_channels=6)
+    randomise(network)
+    x, emb, context = torch.randn(4, 3, 8, 8), torch.randn(4, EMBEDDING), torch.randn(4, 5, 6)
+    other = context.clone()
+    other[2] += 1
+    moved = network(x, emb, 1, context) - network(x, emb, 1, other)
+    assert (moved.abs().amax((1, 2, 3)) > 1e-6).tolist() == [False, False, True, False]
+
+
+def test_masks_of_spade_are_taken_at_every_size() -> None:
+    network = pseudo(mask_channels=2, mask_hidden=8)
+    randomise(network)
+    x, emb, mask = torch.randn(2, 3, 10, 14), torch.randn(2, EMBEDDING), torch.rand(2, 2, 10, 14)
+    other = mask.clone()
+    other[1, 0, 3, 4] += 1
+    made = network(x, emb, 1, None, mask)
+    assert made.shape == (2, 2, 10, 14)
+    moved = (made - network(x, emb, 1, None, other)).abs()
+    assert (moved.amax((1, 2, 3)) > 1e-6).tolist() == [False, True]
+
+
+def test_control_is_added_to_skips_and_middle() -> None:
+    network = pseudo()
+    randomise(network)
+    x, emb = torch.randn(2, 3, 8, 8), torch.randn(2, EMBEDDING)
+    found = network.encode(x, emb)
+    assert [part.shape[1] for part in found] == [*network.skip_channels, 16]
+    silent = [torch.zeros_like(part) for part in found]
+    torch.testing.assert_close(network(x, emb, control=silent), network(x, emb))
+    for index in range(len(found)):
+        control = list(silent)
+        control[index] = torch.randn_like(found[index])  # a norm removes what is constant
+        assert not torch.allclose(network(x, emb, control=control), network(x, emb)), index
