@@ -41,54 +41,79 @@ class Contestant:
     Attributes:
         trainings: name of each training config and its share of the updates.
         infer: config that makes the images.
-        options: overrides of all configs, `sampling` of the inference config alone.
+        network: overrides of all configs.
+        training: overrides of the trainings alone.
+        sampling: overrides of the inference config alone.
         rates: learning rates to choose from.
         weights: weight file below the working folder.
     """
 
     trainings: tuple[tuple[str, float], ...]
     infer: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = (0.0005, 0.001, 0.002)
     weights: str = "model.pt"
 
 
 TWO_STAGES = (("train_slice", 0.6), ("train", 0.4))
-ALONE = {"slice_generator_weights": None, "slice_generator_def": None}
-MAV = {"informed_injection": "none", "informed_dropout": 0.0, "both_dropout": 0.0}
-NO_OVERLAP = {"use_informed": False, "overlapped_inpainting": False}
-PIX2PIX_RATES = (0.0002, 0.0005, 0.001)
+# changed intensities can be read from an informed slice alone: without one they would be noise
+PLAIN = {"augment#jitter": 0.0}
+STYLED = {"augment#jitter": 0.15}
+WIDE = {"network_def#channels": [16, 32, 64, 144, 288]}
+LATENT = {
+    "network_def#channels": [32, 88],
+    "network_def#head_channels": 8,
+    "mask_code": "subpixel",
+    "contour": True,
+}
 
-CONTESTANTS = {
-    "GEM-3D": Contestant(TWO_STAGES, "inference", ALONE),
-    "Make-A-Volume": Contestant(TWO_STAGES, "inference", ALONE | MAV, NO_OVERLAP),
-    "Pix2Pix 3D": Contestant(
-        (("train_pix2pix", 1.0),), "pix2pix", rates=PIX2PIX_RATES, weights="pix2pix/model.pt"
-    ),
-    "Pix2Pix 3D, true slice": Contestant(
+
+def gem(**changes: Any) -> Contestant:
+    """Return GEM-3D with other ways of injection or sizes."""
+    return Contestant(TWO_STAGES, "inference", changes, STYLED)
+
+
+def pix2pix(informed: bool) -> Contestant:
+    """Return 3D Pix2Pix, with or without the true slice."""
+    return Contestant(
         (("train_pix2pix", 1.0),),
         "pix2pix",
-        {"informed": True},
-        rates=PIX2PIX_RATES,
+        {"informed": informed, **WIDE},
+        STYLED if informed else PLAIN,
+        rates=(0.0002, 0.0005, 0.001),
         weights="pix2pix/model.pt",
-    ),
-    "3D LDM": Contestant((("train_ldm3d", 1.0),), "ldm3d", weights="ldm3d/model.pt"),
-    "3D LDM, true slice": Contestant(
-        (("train_ldm3d", 1.0),), "ldm3d", {"informed": True}, weights="ldm3d/model.pt"
-    ),
-    "GEM-3D, cross-attention": Contestant(
-        TWO_STAGES, "inference", ALONE | {"informed_injection": "cross_attention"}
-    ),
-    "GEM-3D, ControlNet": Contestant(
+    )
+
+
+def ldm3d(informed: bool) -> Contestant:
+    """Return 3D latent diffusion, with or without the true slice."""
+    return Contestant(
+        (("train_ldm3d", 1.0),),
+        "ldm3d",
+        {"informed": informed, **LATENT},
+        STYLED if informed else PLAIN,
+        weights="ldm3d/model.pt",
+    )
+
+
+CONTESTANTS = {
+    "GEM-3D": gem(),
+    "Make-A-Volume": Contestant(
         TWO_STAGES,
         "inference",
-        ALONE
-        | {
-            "informed_injection": "controlnet",
-            "mask_injection": "controlnet",
-            "channels": [48, 96],
-        },
+        {"informed_injection": "none"},
+        {"informed_dropout": 0.0, "both_dropout": 0.0, **PLAIN},
+        {"use_informed": False, "overlapped_inpainting": False},
+    ),
+    "Pix2Pix 3D": pix2pix(False),
+    "Pix2Pix 3D, true slice": pix2pix(True),
+    "3D LDM": ldm3d(False),
+    "3D LDM, true slice": ldm3d(True),
+    "GEM-3D, cross-attention": gem(informed_injection="cross_attention", channels=[64, 104]),
+    "GEM-3D, ControlNet": gem(
+        informed_injection="controlnet", mask_injection="controlnet", channels=[48, 96]
     ),
 }
 COLUMNS = (
@@ -129,10 +154,10 @@ def train(
             "val_interval": NEVER,
             "progress": False,
             **({} if name == "train_pix2pix" else {"autoencoder_weights": words.autoencoder}),
-            **one.options,
+            **({"slice_generator_weights": None} if name == "train" else {}),
+            **one.network,
+            **one.training,
         }
-        if name != "train":
-            overrides = {k: v for k, v in overrides.items() if k not in ALONE}
         open_workflow(BUNDLE, name, "tiny", overrides).run()
     seconds = time.process_time() - began
     write_json(done, {"cpu_seconds": seconds})
@@ -145,18 +170,20 @@ def images_of(
     """Make the images of the kept-back masks; return them and the seconds per volume."""
     pairs, weights = work / "pairs", work / one.weights
     began = time.perf_counter()
-    needs = {"autoencoder_weights": words.autoencoder} if one.infer == "ldm3d" else {}
+    extra: dict[str, Any] = {
+        "inference": {"slice_generator_def": None},
+        "ldm3d": {"autoencoder_weights": words.autoencoder},
+    }.get(one.infer, {})
+    if steps and one.infer != "pix2pix":
+        extra["num_steps"] = steps
     overrides = {
         "dataset_dir": words.data,
         "output_dir": str(pairs),
         "weights": str(weights),
-        **needs,
-        **{k: v for k, v in one.options.items() if k != "slice_generator_weights"},
+        **extra,
+        **one.network,
         **one.sampling,
-        **({"num_steps": steps} if steps and one.infer != "pix2pix" else {}),
     }
-    if one.infer == "inference":
-        overrides = {k: v for k, v in overrides.items() if not k.endswith("_dropout")}
     if not (pairs / "dataset.json").is_file():
         open_workflow(BUNDLE, one.infer, "tiny", overrides).run()
         seconds = (time.perf_counter() - began) / len(PairSet.open(pairs).ids())
