@@ -165,3 +165,18 @@ def test_draws_depend_on_seed_and_iteration_only(make: Any) -> None:
 def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(MedpairError, match=message):
         VolumeDiffusion(SHORT, **changes)
+
+
+def test_noise_emphasis_draws_high_noise_more_often() -> None:
+    schedule = build_schedule("scaled_linear", 1000)
+    plain, high = (
+        VolumeDiffusion(schedule, noise_emphasis=k).draw_times(
+            4000, 1, torch.Generator().manual_seed(0)
+        )
+        for k in (1.0, 2.0)
+    )
+    # density k t^(k-1): the share above 800 is 1 - 0.8^k
+    assert float((plain >= 800).float().mean()) == pytest.approx(0.2, abs=0.02)
+    assert float((high >= 800).float().mean()) == pytest.approx(0.36, abs=0.02)
+    with pytest.raises(MedpairError, match="noise_emphasis: 0; want > 0"):
+        VolumeDiffusion(schedule, noise_emphasis=0)

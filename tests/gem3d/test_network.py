@@ -18,6 +18,7 @@ from gem3d.model import on_latents, trainable, volumetric_start
 from gem3d.network import (
     WAYS,
     PatchTokens,
+    StyleEmbedding,
     VolumeDenoiser,
     slice_layer_parameters,
 )
@@ -82,7 +83,7 @@ def test_every_convolution_and_attention_has_its_partner_along_the_slices(
     of_conditions = {
         id(layer)
         for owner in network.modules()
-        if isinstance(owner, Spade | PatchTokens)
+        if isinstance(owner, Spade | PatchTokens | StyleEmbedding)
         for layer in owner.modules()
     }
     convolutions = [
@@ -314,3 +315,13 @@ def test_all_parameters_learn(make: Any) -> None:
         call(network, inputs(3, make.channels)).square().sum().backward()
         idle = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
         assert idle == []
+
+
+def test_the_style_of_the_informed_slice_reaches_every_slice(make: Any) -> None:
+    """Pooled over the plane: where the informed slice shows something does not matter to it."""
+    network = make.randomise(StyleEmbedding(make.channels + 1, 8, 12))
+    informed = torch.randn(2, make.channels + 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    informed[:, :, (0, 1, -2, -1)] = informed[:, :, :, (0, 1, -2, -1)] = 0
+    shifted, brighter = informed.roll(1, dims=-1), 1.5 * informed
+    torch.testing.assert_close(network(shifted), network(informed), atol=1e-5, rtol=0)
+    assert (network(brighter) - network(informed)).abs().max() > 1e-2

@@ -82,6 +82,36 @@ class PatchTokens(nn.Sequential):
         return tokens.flatten(2).transpose(1, 2)
 
 
+class StyleEmbedding(nn.Module):
+    """What the informed slice as a whole looks like, as a part of the condition embedding.
+
+    Brightness and contrast belong to all slices of a volume, wherever the anatomy lies; group
+    norms hide them from the convolutions, so they get a way of their own.
+
+    Args:
+        channels_in: C + 1.
+        width: channels of the two convolutions.
+        embedding: width E of the condition embedding.
+    """
+
+    def __init__(self, channels_in: int, width: int, embedding: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(channels_in, width, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(),
+        )
+        self.project = zero_init(nn.Linear(2 * width, embedding))
+
+    def forward(self, informed_BDhw: Tensor) -> Tensor:
+        """Return (B, E) from the mean and the largest value of each feature."""
+        features = self.features(informed_BDhw)
+        pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
+        embedded: Tensor = self.project(pooled)
+        return embedded
+
+
 class VolumeDenoiser(nn.Module):
     """Predict the noise (or v, x_0) of the latent slices of a window.
 
@@ -97,6 +127,7 @@ class VolumeDenoiser(nn.Module):
         mask_injection: "concat" (paper), "controlnet" or "spade".
         informed_injection: "concat" (paper), "controlnet", "cross_attention"; "none" is
             Make-A-Volume.
+        style: embed what the informed slice looks like as a whole (paper: no).
         offset: embed each slice's distance from the informed slice (paper: no).
         position: embed slice / D of each slice (paper: no).
         known_channel: a channel that says which slices are given clean (paper: no).
@@ -122,6 +153,7 @@ class VolumeDenoiser(nn.Module):
         volumetric: bool = True,
         mask_injection: str = "concat",
         informed_injection: str = "concat",
+        style: bool = True,
         offset: bool = True,
         position: bool = True,
         known_channel: bool = False,
@@ -141,6 +173,8 @@ class VolumeDenoiser(nn.Module):
             way: sum(widths[name] for name in widths if self.ways[name] == way)
             for way in ("concat", "controlnet")
         }
+        styled = style and informed_injection != "none"
+        self.style = StyleEmbedding(informed, embedding // 2, embedding) if styled else None
         crossed = informed_injection == "cross_attention"
         self.tokens = PatchTokens(informed, embedding) if crossed else None
         self.unet = UNet(
@@ -217,6 +251,8 @@ class VolumeDenoiser(nn.Module):
         scalars = torch.stack([offset, position_BS * self.position, present], dim=-1)
         t = timesteps if timesteps.ndim == 2 else timesteps[:, None].expand_as(offset_BS)
         emb: Tensor = self.embed(t.flatten(), scalars.flatten(0, 1))
+        if self.style is not None:
+            emb = emb + self.style(informed_BDhw).repeat_interleave(offset_BS.shape[1], dim=0)
         return emb
 
 
