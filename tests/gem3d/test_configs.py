@@ -358,7 +358,14 @@ SHARED = (
     *("schema", "preset", "num_classes", "window", "mask_code", "contour", "prediction"),
     *("schedule", "autoencoder_channels", "latent_channels", "autoencoder_res_blocks"),
     *("channels", "embedding", "num_res_blocks", "attention_levels", "mask_injection"),
-    *("informed_injection", "offset", "position", "known_channel", "slice_generator_channels"),
+    *(
+        "informed_injection",
+        "style",
+        "offset",
+        "position",
+        "known_channel",
+        "slice_generator_channels",
+    ),
     *("slice_generator_embedding", "slice_generator_res_blocks", "slice_generator_def"),
 )
 
@@ -373,11 +380,13 @@ def test_all_configs_name_the_same_networks_and_diffusion() -> None:
 
 
 def test_the_two_stages_differ_as_the_paper_says() -> None:
-    one, two = content("train_slice"), content("train")
-    assert (one["times"], one["low_noise"]) == ("slice", False)
-    assert (two["times"], two["low_noise"]) == ("window", True)
+    one, two, paper = content("train_slice"), content("train"), content("presets/paper")
+    assert (one["times"], two["times"]) == ("slice", "window")
     assert two["tune"] == "slice_layers"
     assert one["network_def"] | {"volumetric": True} == two["network_def"]
+    assert paper["low_noise"]  # of stage 2 alone, as in the released code
+    assert "low_noise" in two["diffusion"]
+    assert "low_noise" not in one["diffusion"]
 
 
 def test_multi_gpu_training_silences_all_but_the_first_process() -> None:

@@ -86,6 +86,9 @@ def test_a_volume_does_not_change_with_its_neighbours(
     assert together.start is not None
     assert (together.start[1],) == alone.start
     assert stage(batch_of(masks, seed=8)).start != together.start
+    twelve = stage(batch_of(masks[:1].repeat(12, 1, 1, 1), volumes=tuple(range(12)))).start
+    assert twelve is not None
+    assert len(set(twelve)) > 2  # one mask, a start of its own for each volume
 
 
 def test_a_stage_without_any_informed_slice_is_refused() -> None:
