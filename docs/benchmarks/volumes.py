@@ -60,7 +60,7 @@ class Contestant:
 TWO_STAGES = (("train_slice", 0.6), ("train", 0.4))
 # changed intensities can be read from an informed slice alone: without one they would be noise
 PLAIN = {"augment#jitter": 0.0}
-STYLED = {"augment#jitter": 0.15}
+STYLED = {"augment#jitter": 0.1}
 WIDE = {"network_def#channels": [16, 32, 64, 144, 288]}
 LATENT = {
     "network_def#channels": [32, 88],

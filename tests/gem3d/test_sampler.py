@@ -179,7 +179,7 @@ def test_a_short_volume_is_padded_with_its_last_mask_and_cropped() -> None:
     latent = draw(make(num_steps=1), network, 4, [2])
     _, mask, _, offset, position = network.asked[0]
     assert mask[0, :, 0, 0, 0].tolist() == [1, 2, 3, 4, 4, 4]
-    assert offset[0].tolist() == [-2, -1, 0, 1, 2, 3]
+    assert offset[0].tolist() == [-2, -1, 0, 1, 1, 1]  # of the slice shown, as in training
     assert position[0].tolist() == [0, 0.25, 0.5, 0.75, 0.75, 0.75]
     assert latent[0, :, 0, 0, 0].tolist() == [1, 2, 3, 4]
 

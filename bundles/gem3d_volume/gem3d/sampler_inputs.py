@@ -122,7 +122,7 @@ class SampleRequest:
         return Conditions(
             self.mask_VDMhw[slot, index_S],
             informed_Ehw * self.use_informed,
-            (place_S - at) * float(self.use_informed),
+            (index_S - (window.start + at)) * float(self.use_informed),
             index_S / float(self.depth),
             known_latent_SChw,
             known_S1hw,

@@ -17,6 +17,7 @@ from common.diffusion.schedules import (
     NoiseSchedule,
     Prediction,
     add_noise,
+    draw_timesteps,
     select_timesteps,
     training_target,
 )
@@ -112,12 +113,16 @@ class PrepareLatentSlices:
     Args:
         schedule: noise schedule.
         prediction: "eps" (paper), "v" or "x0".
+        noise_emphasis: exponent k > 0; t is drawn with density proportional to t^(k-1) (paper: 1).
 
     Source: GEM-3D, eq. 2.
     """
 
-    def __init__(self, schedule: NoiseSchedule, prediction: Prediction = "v") -> None:
+    def __init__(
+        self, schedule: NoiseSchedule, prediction: Prediction = "v", noise_emphasis: float = 1.0
+    ) -> None:
         self.schedule, self.prediction = schedule, prediction
+        self.noise_emphasis = noise_emphasis
 
     def __call__(
         self,
@@ -129,7 +134,7 @@ class PrepareLatentSlices:
         """Return x_t, target, further arguments and keyword arguments."""
         generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
         x_0 = batchdata["latent"]
-        t = torch.randint(self.schedule.T, (len(x_0),), generator=generator)
+        t = draw_timesteps(self.schedule.T, len(x_0), self.noise_emphasis, generator)
         eps = torch.randn(x_0.shape, generator=generator)
         x_t = add_noise(self.schedule, x_0, eps, t)
         target = training_target(self.schedule, x_0, eps, t, self.prediction)
