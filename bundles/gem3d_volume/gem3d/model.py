@@ -52,7 +52,15 @@ class Gem3D(nn.Module):
 
 def load_model(network: Gem3D, path: str, schema: str, preset: str, device: str) -> Gem3D:
     """Load the weights of all parts; arguments and errors as for `load_weights`."""
-    loaded = load_weights(network, path, schema=schema, preset=preset, device=device)
+    try:
+        loaded = load_weights(network, path, schema=schema, preset=preset, device=device)
+    except MedpairError as error:
+        if "slice_generator." not in str(error):
+            raise
+        raise MedpairError(
+            f"{path}: the weights and the config differ in the slice generator; set "
+            "slice_generator_def to null for weights without one, or to their sizes"
+        ) from error
     assert isinstance(loaded, Gem3D)
     return loaded.check()
 
