@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -160,3 +161,14 @@ def test_real_networks_fill_a_batch(make: Any, masks: torch.Tensor) -> None:
     assert made.image_VDHW is not None
     assert made.image_VDHW.shape == masks.shape
     assert torch.isfinite(made.image_VDHW).all()
+
+
+def test_nobody_informs_the_own_mask(reference: Path) -> None:
+    scans = open_scans(reference).of("training")
+    given = torch.from_numpy(np.stack([scan.label for scan in scans] * 4))
+    fake = FakeGenerator()
+    stage_of(fake, reference_dir=reference)(batch_of(given, volumes=tuple(range(len(given)))))
+    sources = [slice_.source for slice_ in fake.informed]
+    persons = {scan.id: scan.person for scan in scans}
+    owners = [scan.person for scan in scans] * 4
+    assert all(persons[a] != b for a, b in zip(sources, owners, strict=True))

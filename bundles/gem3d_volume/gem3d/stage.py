@@ -157,8 +157,10 @@ class VolumeStage:
 
     def _choose(self, label: np.ndarray, seed: int, volume: int) -> Choice:
         if self.references:
+            own = {s.person for s in self.references if np.array_equal(s.label, label)}
+            person = own.pop() if own else NOBODY  # batches carry no names, but masks tell
             return cross_slice(
-                label, NOBODY, self.references, seed=seed, volume=volume, rule=self.rule
+                label, person, self.references, seed=seed, volume=volume, rule=self.rule
             )
         assert self.slices is not None
         return generated_slice(label, self.slices, seed=seed, volume=volume, rule=self.rule)
