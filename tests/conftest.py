@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.data.datasets import Arrays, load_arrays
 from common.data.prepare import prepare
@@ -40,3 +42,12 @@ def kept_back_scans(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
         source="neuromorphometrics",
     )
     return load_arrays(folder / "pairs", None)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, for comparisons of bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from common.data.labels import LabelSchema
+from common.errors import MedpairError
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,16 @@ class PairBatch:
     start: tuple[int, ...] | None = None
     label_VDHW: Tensor | None = None
     image_VDHW: Tensor | None = None
+
+    def check_schema(self, stage: str, schema: str) -> None:
+        """Raise MedpairError unless the batch is of the schema that a stage's weights are for.
+
+        Args:
+            stage: what the stage is called in the message.
+            schema: name of the label schema of its weights.
+        """
+        if self.schema.name != schema:
+            raise MedpairError(
+                f"{stage} stage: schema {self.schema.name!r}, its weights are for {schema!r}; "
+                "use weights trained for that schema"
+            )

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import yaml
+from tables import table
 
 from common.bundles import bundles_dir
 from common.data.datasets import PairSet
@@ -118,17 +119,6 @@ def judge(words: argparse.Namespace, name: str, out: Path) -> dict[str, Any]:
     }
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(_cell(row[column]) for column in COLUMNS) for row in found]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def main() -> None:
     """Make what is missing and write ``enhancement.md``."""
     words = arguments()
@@ -138,7 +128,7 @@ def main() -> None:
         out = make(words, name, words.mav if name.startswith("MAV") else gem)
         found.append(judge(words, name, out))
         sys.stderr.write(f"{found[-1]}\n")
-        (words.out / "enhancement.md").write_text(table(found), encoding="utf-8")
+        (words.out / "enhancement.md").write_text(table(found, COLUMNS), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tables import table
 
 from common.data.datasets import PairSet
 from common.data.pictures import image_rows, label_rows, save_rows
@@ -152,17 +153,6 @@ class Bench:
         save_rows(rows, path)
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(_cell(row[column]) for column in COLUMNS) for row in found]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def main() -> None:
     """Run what is missing and write the table."""
     words = arguments()
@@ -178,7 +168,7 @@ def main() -> None:
             write_json(path, bench.row(name, replace(generator, sampler=sampler), words.out))
         found.append(json.loads(path.read_text(encoding="utf-8")))
         sys.stderr.write(f"{found[-1]}\n")
-        (words.out / "sampling.md").write_text(table(found), encoding="utf-8")
+        (words.out / "sampling.md").write_text(table(found, COLUMNS), encoding="utf-8")
 
 
 if __name__ == "__main__":

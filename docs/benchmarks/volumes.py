@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import table
 
 from common.data.datasets import PairSet
 from common.io.atomic import write_json
@@ -274,17 +275,6 @@ def parameters(one: Contestant, work: Path) -> int:
     return sum(value.numel() for value in own.values())
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS)]
-    lines += [" | ".join(_cell(row[column]) for column in COLUMNS) for row in found]
-    return "\n".join(f"| {line} |" for line in lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def main() -> None:
     """Run what is missing and write ``volumes.md``."""
     words = arguments()
@@ -292,7 +282,7 @@ def main() -> None:
     for row in rows(words):
         found.append(row)
         sys.stderr.write(f"{row}\n")
-        (words.out / "volumes.md").write_text(table(found), encoding="utf-8")
+        (words.out / "volumes.md").write_text(table(found, COLUMNS), encoding="utf-8")
 
 
 if __name__ == "__main__":

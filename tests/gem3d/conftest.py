@@ -6,7 +6,6 @@ size, h, w latent size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -116,12 +115,3 @@ class Make:
 @pytest.fixture(scope="session")
 def make() -> type[Make]:
     return Make
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in one order, for comparisons of bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -3,8 +3,6 @@
 R rows of a batch, S slices per window, C code channels, D depth, H height, W width.
 """
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -105,12 +103,3 @@ class Make:
 @pytest.fixture(scope="session")
 def make() -> type[Make]:
     return Make
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums in one order, for comparisons of bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

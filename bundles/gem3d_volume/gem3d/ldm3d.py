@@ -21,11 +21,11 @@ from common.diffusion.schedules import (
     training_target,
 )
 from common.engines.batches import iteration_generator
-from common.errors import MedpairError
 from common.networks.blocks import norm_groups
 from gem3d.autoencoder import SliceAutoencoder
 from gem3d.baseline_data import pad_to_strides
 from gem3d.conditions import MaskEncoding
+from gem3d.model import take_scale
 
 
 class LatentVolumeDenoiser(nn.Module):
@@ -106,12 +106,7 @@ def on_latent_volumes(
     Raises:
         MedpairError: if the two have different latent channels.
     """
-    if network.latent_channels != autoencoder.latent_channels:
-        raise MedpairError(
-            f"latent_channels: {network.latent_channels} in network_def; want "
-            f"{autoencoder.latent_channels}, those of the autoencoder"
-        )
-    network.latent_std.copy_(autoencoder.latent_std)
+    take_scale(network, autoencoder)
     return network.to(device)
 
 

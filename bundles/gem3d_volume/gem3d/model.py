@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 
 from common.engines.weights import load_weights, save_weights
 from common.errors import MedpairError
@@ -18,6 +18,13 @@ from gem3d.network import VolumeDenoiser, slice_layer_parameters
 from gem3d.slice_generator import SliceGenerator
 
 TUNED = ("slice_layers", "all")
+
+
+class OnLatents(Protocol):
+    """A network that works on latents and remembers their scale."""
+
+    latent_channels: int
+    latent_std: Tensor
 
 
 class Gem3D(nn.Module):
@@ -87,14 +94,23 @@ def on_latents(
     network: VolumeDenoiser | SliceGenerator, autoencoder: SliceAutoencoder, device: str
 ) -> VolumeDenoiser | SliceGenerator:
     """Return a network to be trained on the autoencoder's latents; it remembers their scale."""
+    take_scale(network, autoencoder)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def take_scale(network: OnLatents, autoencoder: SliceAutoencoder) -> None:
+    """Note the scale of the latents that a network is going to be trained on.
+
+    Raises:
+        MedpairError: if the two have different latent channels.
+    """
     if network.latent_channels != autoencoder.latent_channels:
         raise MedpairError(
             f"latent_channels: {network.latent_channels} in network_def; want "
             f"{autoencoder.latent_channels}, those of the autoencoder"
         )
     network.latent_std.copy_(autoencoder.latent_std)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
 
 
 def volumetric_start(

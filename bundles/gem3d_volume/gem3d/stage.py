@@ -141,11 +141,7 @@ class VolumeStage:
         """
         if batch.label_VDHW is None:
             raise MedpairError("volume stage: no masks; put a mask stage before it or give --data")
-        if batch.schema.name != self.schema:
-            raise MedpairError(
-                f"volume stage: schema {batch.schema.name!r}, its weights are for "
-                f"{self.schema!r}; use weights trained for that schema"
-            )
+        batch.check_schema("volume", self.schema)
         labels = batch.label_VDHW.numpy()
         chosen = [
             self._choose(label, batch.seed, volume)

@@ -12,7 +12,6 @@ from common.data.anatomy import clean_up
 from common.data.pairs import PairBatch
 from common.data.resize import resize_scores
 from common.diffusion.rng import STAGES, philox4x32
-from common.errors import MedpairError
 from mcdpm.sampler import MaskSampler
 
 
@@ -40,11 +39,7 @@ class MaskStage:
         Raises:
             MedpairError: if the batch is of another schema or a start lies outside the volume.
         """
-        if batch.schema.name != self.schema:
-            raise MedpairError(
-                f"mask stage: schema {batch.schema.name!r}, its weights are for {self.schema!r}; "
-                "use weights trained for that schema"
-            )
+        batch.check_schema("mask", self.schema)
         starts = batch.start or self._starts(batch)
         scores = self.sampler(
             self.network,

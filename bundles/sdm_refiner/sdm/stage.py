@@ -35,11 +35,7 @@ class RefineStage:
         Raises:
             MedpairError: where masks or images are missing or do not fit the weights.
         """
-        if batch.schema.name != self.schema:
-            raise MedpairError(
-                f"refine stage: schema {batch.schema.name!r}, its weights are for {self.schema!r}; "
-                "use weights trained for that schema"
-            )
+        batch.check_schema("refine", self.schema)
         if batch.label_VDHW is None or (batch.image_VDHW is None and self.how.t_start is not None):
             missing = "masks" if batch.label_VDHW is None else "images"
             raise MedpairError(

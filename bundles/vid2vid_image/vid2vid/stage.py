@@ -44,11 +44,7 @@ class ImageStage:
         """
         if batch.label_VDHW is None:
             raise MedpairError("image stage: no masks; put a mask stage before it in the pipeline")
-        if batch.schema.name != self.schema:
-            raise MedpairError(
-                f"image stage: schema {batch.schema.name!r}, its weights are for {self.schema!r}; "
-                "use weights trained for that schema"
-            )
+        batch.check_schema("image", self.schema)
         device = next(self.network.parameters()).device
         label = batch.label_VDHW.to(device)
         image = self.inferer(label, self.network.eval(), style=self._styles(batch))
