@@ -309,7 +309,7 @@ def test_equal_seeds_give_equal_images(trained: Path, tmp_path: Path) -> None:
         ({"dataset_dir": "phantom:thorax7:16x16x16:1"}, r"schema 'thorax7'"),
         ({"slice": 99}, r"slice: 99; want 0\.\.15"),
         ({"overlap": 6}, r"overlap"),
-        ({"slice_generator_def": None}, r"does not fit this network"),
+        ({"slice_generator_def": None}, r"differ in the slice generator"),
     ],
 )
 def test_inference_that_cannot_be_leaves_nothing(
