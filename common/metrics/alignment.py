@@ -15,6 +15,7 @@ from torch import Tensor
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
 from common.metrics.realism import scored_labels
+from common.metrics.surfaces import BOTH_ABSENT, hd95
 from common.metrics.values import Value, mean_of, not_computed
 
 LabelMap = npt.NDArray[np.uint8]
@@ -22,8 +23,9 @@ Image = npt.NDArray[np.float32]
 Segment = Callable[[Tensor], Tensor]
 """Label maps (V, D, H, W) of images (V, D, H, W) in [-1, 1]."""
 
-BOTH_ABSENT = not_computed("the label is in neither mask")
 _ABSENT = "the label is in neither mask of any image"
+_BLIND = "the segmenter fails on the real scans"
+_EXACT = "the segmenter is exact on the real scans: HD95 is 0"
 
 
 def label_dice(prediction: LabelMap, reference: LabelMap, schema: LabelSchema) -> dict[str, Value]:
@@ -68,6 +70,7 @@ def alignment(
     real_images: Sequence[Image],
     real_labels: Sequence[LabelMap],
     schema: LabelSchema,
+    spacing: Sequence[float] | None = None,
 ) -> dict[str, object]:
     """Segment generated images and compare the result with the masks they were made for.
 
@@ -78,45 +81,53 @@ def alignment(
         real_images: real scans that the segmenter has not seen, in the same unit.
         real_labels: their label maps.
         schema: the schema of all maps.
+        spacing: voxel size along D, H, W in mm; with it HD95 too.
 
     Returns:
         ``n``, ``n_real``; ``labels``: per label ``dice`` and ``real_dice`` (means over the images
-        that have one) and ``ratio``; ``mean`` of these over ``mean_over``, the labels that are not
-        the container.
+        that have one) and ``ratio``, with a spacing ``hd95_mm``, ``real_hd95_mm`` and
+        ``hd95_ratio`` too, over the images where mask and prediction hold the label; ``mean`` of
+        these over ``mean_over``, the labels that are not the container, and the ratios of the
+        means.
 
     Raises:
         MedpairError: if a set is empty, numbers differ, or a map is on another grid.
     """
-    made = _set_dice(segment, images, labels, schema, "generated")
-    real = _set_dice(segment, real_images, real_labels, schema, "real")
+    made = _set_scores(segment, images, labels, schema, spacing, "generated")
+    real = _set_scores(segment, real_images, real_labels, schema, spacing, "real")
+    keys = ("dice",) if spacing is None else ("dice", "hd95_mm")
     found = {
         name: {
-            "dice": mean_of((row[name] for row in made), _ABSENT),
-            "real_dice": mean_of((row[name] for row in real), _ABSENT),
+            f"{prefix}{key}": mean_of((row[key][name] for row in rows), _ABSENT)
+            for key in keys
+            for prefix, rows in (("", made), ("real_", real))
         }
         for name in schema.names[1:]
     }
     counted = [item.name for item in scored_labels(schema)]
     mean = {
-        key: mean_of((found[name][key] for name in counted), _ABSENT)
-        for key in ("dice", "real_dice")
+        f"{prefix}{key}": mean_of((found[name][f"{prefix}{key}"] for name in counted), _ABSENT)
+        for key in keys
+        for prefix in ("", "real_")
     }
     return {
         "n": len(made),
         "n_real": len(real),
-        "labels": {name: _with_ratio(numbers) for name, numbers in found.items()},
-        "mean": _with_ratio(mean),
+        "labels": {name: _with_ratios(numbers) for name, numbers in found.items()},
+        "mean": _with_ratios(mean),
         "mean_over": counted,
     }
 
 
-def _set_dice(
+def _set_scores(
     segment: Segment,
     images: Sequence[Image],
     labels: Sequence[LabelMap],
     schema: LabelSchema,
+    spacing: Sequence[float] | None,
     kind: str,
-) -> list[dict[str, Value]]:
+) -> list[dict[str, dict[str, Value]]]:
+    """Return the scores of every image by measure and label."""
     if not images or len(images) != len(labels):
         raise MedpairError(
             f"images: {len(images)} {kind} with {len(labels)} masks, at least 1 and as many masks "
@@ -126,15 +137,25 @@ def _set_dice(
     for image, label in zip(images, labels, strict=True):
         volume = torch.from_numpy(2 * np.clip(image, 0, 1) - 1).float()
         prediction = segment(volume[None])[0].cpu().numpy().astype(np.uint8)
-        rows.append(label_dice(prediction, label, schema))
+        scores = {"dice": label_dice(prediction, label, schema)}
+        if spacing is not None:
+            scores["hd95_mm"] = {
+                item.name: hd95(prediction == item.id, label == item.id, spacing)
+                for item in schema.labels
+            }
+        rows.append(scores)
     return rows
 
 
-def _with_ratio(numbers: Mapping[str, Value]) -> dict[str, Value]:
-    dice, real = numbers["dice"], numbers["real_dice"]
-    ratio: Value
-    if isinstance(dice, str) or isinstance(real, str):
-        ratio = dice if isinstance(dice, str) else real
-    else:
-        ratio = dice / real if real else not_computed("the segmenter fails on the real scans")
-    return {**numbers, "ratio": ratio}
+def _with_ratios(numbers: Mapping[str, Value]) -> dict[str, Value]:
+    found = {**numbers, "ratio": _ratio(numbers["dice"], numbers["real_dice"], _BLIND)}
+    if "hd95_mm" in numbers:
+        found["hd95_ratio"] = _ratio(numbers["hd95_mm"], numbers["real_hd95_mm"], _EXACT)
+    return found
+
+
+def _ratio(value: Value, real: Value, nothing: str) -> Value:
+    for item in (value, real):
+        if isinstance(item, str):
+            return item
+    return float(value) / float(real) if real else not_computed(nothing)

@@ -1,9 +1,9 @@
 """Distances between sets of images in a feature space, beside a real-vs-real floor.
 
-N samples (slices), F features.
+N samples (slices or volumes), F features.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,24 +13,24 @@ from common.errors import MedpairError
 from common.metrics.extractors import SliceExtractor
 from common.metrics.floor import (
     ONE_PERSON,
+    UNBIASED,
     Split,
     against_floor,
     check_persons,
+    fixed_splits,
     person_splits,
 )
-from common.metrics.set_distances import frechet_distance, kernel_distance
+from common.metrics.measures import MEASURES, Measure, Sample
 from common.metrics.values import Value, mean_of, not_computed
 
 LabelMap = npt.NDArray[np.uint8]
 Image = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Sample = tuple[Floats, npt.NDArray[np.str_]]
-"""Slices (N, F) and the person of each."""
 Triple = tuple[Sample, Sample, Sample]
 
 _FIXED = not_computed("the two real sets are fixed: there is one floor")
-_UNBIASED = not_computed("an unbiased distance has a floor of 0 on average; compare the two")
 _FEW = "a set has fewer than 2 slices with foreground, or less than 2 persons"
+_FLAT = not_computed("no feature varies in the real set")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SliceFeatures:
 
     Attributes:
         extractor: name of what made them.
-        views: per view ("A", "C", "S") and volume an (N, F) array.
+        views: per view ("A", "C", "S", or one of whole volumes) and volume an (N, F) array.
         persons: whose anatomy each volume shows; None where it is nobody's.
     """
 
@@ -50,7 +50,7 @@ class SliceFeatures:
     @property
     def volumes(self) -> int:
         """Number of volumes."""
-        return len(self.views["A"])
+        return len(next(iter(self.views.values())))
 
 
 def slice_features(
@@ -87,15 +87,50 @@ def slice_features(
     )
 
 
+def standardised(
+    sets: Sequence[SliceFeatures], reference: SliceFeatures
+) -> tuple[SliceFeatures, ...]:
+    """Give every feature mean 0 and deviation 1 in a reference set, view by view.
+
+    Features that do not vary in the reference are left out: they have no unit.
+
+    Args:
+        sets: features of one extractor.
+        reference: whose means and deviations (divisor N) are taken.
+    """
+    units = {view: _units(np.concatenate(rows)) for view, rows in reference.views.items()}
+    return tuple(
+        SliceFeatures(
+            features.extractor,
+            {
+                view: [(v[:, units[view][2]] - units[view][0]) / units[view][1] for v in rows]
+                for view, rows in features.views.items()
+            },
+            features.persons,
+        )
+        for features in sets
+    )
+
+
+def _units(rows_NF: Floats) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """Return mean and deviation of the features that vary, and which those are."""
+    if not len(rows_NF):
+        return np.zeros(0), np.ones(0), np.zeros(rows_NF.shape[1], bool)
+    mean, deviation = rows_NF.mean(0), rows_NF.std(0)
+    varies = deviation > 1e-9 * np.maximum(np.abs(mean), 1)
+    return mean[varies], deviation[varies], varies
+
+
 def feature_distance(
     generated: SliceFeatures,
     real: SliceFeatures,
     reference: SliceFeatures | None = None,
     *,
+    measures: Sequence[str] = ("fid", "kid"),
     repeats: int = 20,
     seed: int = 0,
 ) -> dict[str, object]:
-    """Compare generated with real images by FID and KID, view by view, beside a floor.
+    """Compare generated with real images, by FID and KID or others, view by view, beside a floor.
 
     Without a reference the real persons are split into random halves: the distance is that of
     generated images to the second half, the floor that of the first half to the second. Images that
@@ -107,20 +142,23 @@ def feature_distance(
 
     Both have the same numbers of volumes and slices in every split, so that the ratio of the FIDs
     is 1 for a perfect generator; a single FID falls with the number of slices and means little. KID
-    has no ratio: it is unbiased, and its floor about 0.
+    and MMD have no ratio: they are unbiased, and their floor about 0. Precision and recall are
+    shares: higher is better, and the floor is what kept-back real images reach.
 
     Args:
         generated: features of generated images.
         real: features of real images with their persons.
         reference: features of further real images, of other persons.
+        measures: names in `MEASURES`.
         repeats: number of random splits.
         seed: seed of the splits.
 
     Returns:
         ``extractor``, ``floor`` (what it is), ``n_generated``, ``n_real``, ``n_reference``,
-        ``n_compared`` (volumes per side), ``repeats``; ``views``: per view ``fid`` and ``kid`` with
-        ``distance``, ``floor``, ``floor_p95``, ``ratio``, and ``slices`` (per side) and
-        ``features`` (width); ``mean``: ``fid`` and ``kid`` over the views.
+        ``n_compared`` (volumes per side), ``repeats``; ``views``: per view and measure
+        ``distance`` (``share`` of precision and recall), ``floor``, ``floor_p95`` (``floor_p5``),
+        ``ratio``; and ``slices`` (per side), ``reference_slices`` and ``features`` (width);
+        ``mean``: each measure over the views.
 
     Raises:
         MedpairError: if the extractors differ, persons are not known, or a person of the reference
@@ -131,10 +169,12 @@ def feature_distance(
     if reference is None:
         splits = person_splits(generated.volumes, real.persons, repeats, seed, generated.persons)
     else:
-        splits = _fixed_splits(generated.volumes, real.volumes, reference.volumes, repeats, seed)
+        splits = fixed_splits(generated.volumes, real.volumes, reference.volumes, repeats, seed)
+    chosen = {name: MEASURES[name] for name in measures}
     by_view = {
         view: _view(
             _triples(view, generated, real, reference or real, splits, seed),
+            chosen,
             fixed=reference is not None,
         )
         for view in real.views
@@ -147,20 +187,12 @@ def feature_distance(
         "n_reference": None if reference is None else reference.volumes,
         "n_compared": len(splits[0][0]) if splits else 0,
         "repeats": len(splits),
-        "mean": {kind: _mean([v[kind] for v in by_view.values()]) for kind in DISTANCES},
+        "mean": {
+            name: _mean([v[name] for v in by_view.values()], measure)
+            for name, measure in chosen.items()
+        },
         "views": by_view,
     }
-
-
-def _fid(a: Sample, b: Sample) -> Value:
-    return frechet_distance(a[0], b[0])
-
-
-def _kid(a: Sample, b: Sample) -> Value:
-    return kernel_distance(a[0], b[0], list(a[1]), list(b[1]))
-
-
-DISTANCES: Mapping[str, Callable[[Sample, Sample], Value]] = {"fid": _fid, "kid": _kid}
 
 
 def _check_sets(
@@ -183,22 +215,6 @@ def _check_sets(
             f"persons: {sorted(both)} are also in the reference set, other persons wanted; split "
             "the scans by person, or give no reference"
         )
-
-
-def _fixed_splits(
-    n_generated: int, n_real: int, n_reference: int, repeats: int, seed: int
-) -> list[Split]:
-    """Pair (generated, real) volumes of one number with the whole reference."""
-    size = min(n_generated, n_real)
-    rng = np.random.default_rng(seed)
-    return [
-        (
-            rng.permutation(n_generated)[:size],
-            rng.permutation(n_real)[:size],
-            np.arange(n_reference),
-        )
-        for _ in range(1 if n_generated == n_real else repeats)
-    ]
 
 
 def _triples(
@@ -236,29 +252,42 @@ def _rows(
     return np.concatenate([rows for rows, _ in parts])[order], names[order]
 
 
-def _view(triples: Sequence[Triple], *, fixed: bool) -> dict[str, object]:
-    made = triples[0][0][0] if triples else np.zeros((0, 0))
-    samples = [sample for triple in triples for sample in triple]
-    enough = bool(samples) and all(len(set(persons)) > 1 for _, persons in samples)
-    found: dict[str, object] = {"slices": len(made), "features": made.shape[1]}
-    for kind, distance in DISTANCES.items():
-        if not enough:
-            found[kind] = dict.fromkeys(_KEYS, not_computed(_FEW) if triples else ONE_PERSON)
+def _view(
+    triples: Sequence[Triple], measures: Mapping[str, Measure], *, fixed: bool
+) -> dict[str, object]:
+    made, _, other = (sample[0] for sample in triples[0]) if triples else (np.zeros((0, 0)),) * 3
+    found: dict[str, object] = {
+        "slices": len(made),
+        "reference_slices": len(other),
+        "features": made.shape[1],
+    }
+    reason = _reason(triples)
+    for name, measure in measures.items():
+        if reason is not None:
+            found[name] = dict.fromkeys(measure.keys, reason)
             continue
-        numbers = against_floor(distance, triples, _FEW)
+        numbers = against_floor(measure.of, triples, _FEW, key=measure.key, worst=measure.worst)
         if fixed:
-            numbers["floor_p95"] = _FIXED
-        if kind == "kid":
-            numbers["ratio"] = _UNBIASED
-        found[kind] = numbers
+            numbers[f"floor_p{measure.worst}"] = _FIXED
+        if measure.unbiased:
+            numbers["ratio"] = UNBIASED
+        found[name] = numbers
     return found
 
 
-_KEYS = ("distance", "floor", "floor_p95", "ratio")
+def _reason(triples: Sequence[Triple]) -> str | None:
+    """Return why samples cannot be compared, None where they can."""
+    if not triples:
+        return ONE_PERSON
+    samples = [sample for triple in triples for sample in triple]
+    fewest = min(samples, key=lambda sample: (len(set(sample[1])), len(sample[1])))
+    if len(set(fewest[1])) < 2:
+        return not_computed(f"N={len(fewest[0])} samples of {len(set(fewest[1]))} volumes: {_FEW}")
+    return None if fewest[0].shape[1] else _FLAT
 
 
-def _mean(numbers: Sequence[object]) -> dict[str, Value]:
+def _mean(numbers: Sequence[object], measure: Measure) -> dict[str, Value]:
     """Average over the views; where no view has a number, the first reason stands."""
     known = [n for n in numbers if isinstance(n, dict)]
-    values = {key: [n[key] for n in known] for key in _KEYS}
+    values = {key: [n[key] for n in known] for key in measure.keys}
     return {key: mean_of(v, str(v[0]).removeprefix("not computed: ")) for key, v in values.items()}

@@ -214,6 +214,22 @@ def _ssim(generated: Tensor, real: Tensor, kernel: int) -> Value:
 
 
 def _ms_ssim(generated: Tensor, real: Tensor, setting: MsSsimSetting) -> Value:
+    values = ms_ssim_values(generated, real, setting)
+    reasons = [value for value in values if isinstance(value, str)]
+    return reasons[0] if reasons else mean_of(values)
+
+
+def ms_ssim_values(generated: Tensor, real: Tensor, setting: MsSsimSetting) -> list[Value]:
+    """Return the MS-SSIM of every image of a batch.
+
+    Args:
+        generated: (B, 1, ...) images or slices, 0..1.
+        real: the same of real ones.
+        setting: from `ms_ssim_setting`.
+
+    Returns:
+        Per image 0..1, or the reason why there is none.
+    """
     metric = MultiScaleSSIMMetric(
         real.ndim - 2,
         data_range=1.0,
@@ -221,7 +237,8 @@ def _ms_ssim(generated: Tensor, real: Tensor, setting: MsSsimSetting) -> Value:
         kernel_sigma=KERNEL_SIGMA,
         weights=setting.weights,
     )
-    return number(float(metric(generated, real).mean()), "MS-SSIM is not finite")
+    found = metric(generated, real).flatten().tolist()
+    return [number(value, "MS-SSIM is not finite") for value in found]
 
 
 def _psnr(generated: Tensor, real: Tensor) -> Value:

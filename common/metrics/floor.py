@@ -21,6 +21,7 @@ Split = tuple[Rows, Rows, Rows]
 T = TypeVar("T")
 
 ONE_PERSON = not_computed("the real-vs-real floor needs at least 2 persons")
+UNBIASED = not_computed("an unbiased distance has a floor of 0 on average; compare the two")
 
 
 def check_persons(persons: Sequence[str], count: int, what: str) -> None:
@@ -82,10 +83,40 @@ def person_splits(
     return [(g[:size], a[:size], b[:size]) for g, a, b in drawn]
 
 
+def fixed_splits(
+    n_generated: int, n_real: int, n_reference: int, repeats: int, seed: int
+) -> list[Split]:
+    """Pair as many generated as real items with the whole of a reference set of other persons.
+
+    Args:
+        n_generated: number of generated items.
+        n_real: number of real items.
+        n_reference: number of real items that both are compared with.
+        repeats: number of splits, where the larger of the first two sets is sampled.
+        seed: seed of the splits.
+
+    Returns:
+        (generated, real, reference) per split; one split where both sets are used whole.
+    """
+    size = min(n_generated, n_real)
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.permutation(n_generated)[:size],
+            rng.permutation(n_real)[:size],
+            np.arange(n_reference),
+        )
+        for _ in range(1 if n_generated == n_real else repeats)
+    ]
+
+
 def against_floor(
     distance: Callable[[T, T], Value],
     triples: Sequence[tuple[T, T, T]],
     absent: str,
+    *,
+    key: str = "distance",
+    worst: int = 95,
 ) -> dict[str, Value]:
     """Return the mean distance of generated to real items, and that of real to real ones.
 
@@ -94,16 +125,19 @@ def against_floor(
         triples: per split the samples (generated, real, other real): the distance is that of the
             first and the third, the floor that of the second and the third.
         absent: the reason where no split has a number.
+        key: what the number is called in the report.
+        worst: percentile over splits that says how bad real items can look: 95 for distances, 5 for
+            shares, which are better the higher.
 
     Returns:
-        ``distance``, ``floor``, ``floor_p95`` (95th percentile over splits), ``ratio``.
+        ``distance`` (or `key`), ``floor``, ``floor_p95`` (or of `worst`), ``ratio``.
     """
     distances = [distance(made, other) for made, _, other in triples]
     floors = [distance(real, other) for _, real, other in triples]
     mean, floor = mean_of(distances, absent), mean_of(floors, absent)
     numbers = [f for f in floors if not isinstance(f, str)]
-    p95: Value = float(np.percentile(numbers, 95)) if numbers else floor
-    return {"distance": mean, "floor": floor, "floor_p95": p95, "ratio": ratio(mean, floor)}
+    limit: Value = float(np.percentile(numbers, worst)) if numbers else floor
+    return {key: mean, "floor": floor, f"floor_p{worst}": limit, "ratio": ratio(mean, floor)}
 
 
 def values_against_floor(

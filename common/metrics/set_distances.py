@@ -3,7 +3,7 @@
 N samples, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,49 @@ import numpy.typing as npt
 from common.errors import MedpairError
 
 Floats = npt.NDArray[np.float64]
+Kernel = Callable[[Floats, Floats], Floats]
+"""Kernel values (N, M) of two sets of samples (N, F) and (M, F)."""
+
+
+def polynomial_kernel(x_NF: Floats, y_MF: Floats) -> Floats:
+    """Return (x.y / F + 1)^3, the kernel of KID (1801.01401)."""
+    values: Floats = (x_NF @ y_MF.T / x_NF.shape[1] + 1) ** 3
+    return values
+
+
+def gaussian_kernel(bandwidth: float) -> Kernel:
+    """Return the kernel exp(-|x - y|^2 / (2 bandwidth^2)).
+
+    Args:
+        bandwidth: > 0, in the unit of the features.
+    """
+
+    def kernel(x: Floats, y: Floats) -> Floats:
+        values: Floats = np.exp(-squared_distances(x, y) / (2 * bandwidth**2))
+        return values
+
+    return kernel
+
+
+def squared_distances(x_NF: Floats, y_MF: Floats) -> Floats:
+    """Return |x - y|^2 (N, M), >= 0, by one matrix product.
+
+    Values far below the squared lengths of the vectors are rounding: those are made exactly 0.
+    """
+    lengths = (x_NF**2).sum(1)[:, None] + (y_MF**2).sum(1)[None, :]
+    squares: Floats = lengths - 2 * (x_NF @ y_MF.T)
+    squares[squares < 1e-12 * lengths] = 0
+    return squares
+
+
+def median_distance(x_NF: Floats, groups: Sequence[str]) -> float:
+    """Return the median distance of samples of different groups, a kernel's usual bandwidth.
+
+    Args:
+        x_NF: features of at least 2 groups.
+        groups: the person of each sample.
+    """
+    return float(np.sqrt(np.median(squared_distances(x_NF, x_NF)[_apart(groups)])))
 
 
 def frechet_distance(a_NF: Floats, b_NF: Floats) -> float:
@@ -47,8 +90,9 @@ def kernel_distance(
     b_NF: Floats,
     a_groups: Sequence[str] | None = None,
     b_groups: Sequence[str] | None = None,
+    kernel: Kernel = polynomial_kernel,
 ) -> float:
-    """Return the kernel distance (KID): the unbiased squared MMD with k(x, y) = (x.y / F + 1)^3.
+    """Return the unbiased squared MMD of two sets; with the default kernel this is KID.
 
     Pairs of one group are left out of the means within a set, as each sample's pair with itself is.
     Slices of one person are no independent samples: every person shows the same positions once, so
@@ -59,6 +103,7 @@ def kernel_distance(
         b_NF: features of the other set.
         a_groups: the person of each sample, at least 2; by default every sample is its own.
         b_groups: those of the other set.
+        kernel: what measures likeness.
 
     Returns:
         The estimate in float64; 0 on average where the sets are alike, so below 0 by chance.
@@ -67,26 +112,54 @@ def kernel_distance(
         MedpairError: as `frechet_distance`, or if a set has a single group.
 
     Source:
-        Binkowski et al. 2018 (1801.01401), section 4.
+        Gretton et al. 2012, lemma 6; Binkowski et al. 2018 (1801.01401), section 4.
     """
     a, b = _checked(a_NF, b_NF)
-    across = float(_kernel(a, b).mean())
-    return _within(a, a_groups) + _within(b, b_groups) - 2 * across
+    return discrepancy(
+        kernel(a, a),
+        kernel(b, b),
+        kernel(a, b),
+        [str(n) for n in range(len(a))] if a_groups is None else a_groups,
+        [str(n) for n in range(len(b))] if b_groups is None else b_groups,
+    )
 
 
-def _kernel(x: Floats, y: Floats) -> Floats:
-    values: Floats = (x @ y.T / x.shape[1] + 1) ** 3
-    return values
+def discrepancy(
+    aa_NN: Floats,
+    bb_MM: Floats,
+    ab_NM: Floats,
+    a_groups: Sequence[str],
+    b_groups: Sequence[str],
+) -> float:
+    """Return the unbiased squared MMD from kernel values, see `kernel_distance`.
+
+    Args:
+        aa_NN: kernel values within the first set.
+        bb_MM: within the second set.
+        ab_NM: between the two.
+        a_groups: the person of each sample of the first set, at least 2 different ones.
+        b_groups: those of the second set.
+
+    Raises:
+        MedpairError: if a set has a single group.
+    """
+    return _within(aa_NN, a_groups) + _within(bb_MM, b_groups) - 2 * float(ab_NM.mean())
 
 
-def _within(x: Floats, groups: Sequence[str] | None) -> float:
-    names = np.arange(len(x)) if groups is None else np.array(groups)
-    apart = names[:, None] != names[None, :]
+def _within(values: Floats, groups: Sequence[str]) -> float:
+    apart = _apart(groups)
     if not apart.any():
         raise MedpairError(
-            f"features: {len(x)} samples of one group, at least 2 groups wanted; give more volumes"
+            f"features: {len(apart)} samples of one group, at least 2 groups wanted; give more "
+            "volumes"
         )
-    return float(_kernel(x, x)[apart].mean())
+    return float(values[apart].mean())
+
+
+def _apart(groups: Sequence[str]) -> npt.NDArray[np.bool_]:
+    names = np.array(groups)
+    different: npt.NDArray[np.bool_] = names[:, None] != names[None, :]
+    return different
 
 
 def _checked(a: Floats, b: Floats) -> tuple[Floats, Floats]:

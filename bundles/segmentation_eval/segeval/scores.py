@@ -1,24 +1,21 @@
-"""Agreement of a predicted with a reference mask: Dice, HD95 and surface Dice per label.
+"""Agreement of a predicted with a reference mask: Dice, HD95 and surface Dice per label and group.
 
 D, H, W volume size.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-from torch import Tensor
 
 from common.data.labels import LabelSchema
-from common.metrics.alignment import BOTH_ABSENT, label_dice
+from common.metrics.alignment import label_dice
 from common.metrics.realism import scored_labels
-from common.metrics.values import Value, mean_of, not_computed, number
+from common.metrics.surfaces import surface_scores
+from common.metrics.values import Value, mean_of
 
 LabelMap = npt.NDArray[np.uint8]
 Spacing = tuple[float, float, float]
@@ -34,7 +31,7 @@ def score_masks(
     spacing: Spacing | None,
     tolerance: float | None,
 ) -> dict[str, Scores]:
-    """Compare a predicted mask with the reference, label by label.
+    """Compare a predicted mask with the reference, label by label and group by group.
 
     Args:
         prediction: (D, H, W) uint8 label map.
@@ -44,8 +41,9 @@ def score_masks(
         tolerance: distance in mm up to which surfaces agree; None leaves surface measures out.
 
     Returns:
-        Per label name: ``dice``, and with a tolerance ``hd95_mm`` and ``surface_dice``; each a
-        number or the reason why there is none.
+        Per name of a label or of a group of the schema, whose labels count as one: ``dice``, and
+        with a tolerance ``hd95_mm`` and ``surface_dice``; each a number or the reason why there is
+        none.
 
     Raises:
         MedpairError: if the shapes differ.
@@ -55,39 +53,8 @@ def score_masks(
     if tolerance is not None:
         for item in schema.labels:
             masks = prediction == item.id, reference == item.id
-            scores[item.name] |= _surface_scores(*masks, spacing, tolerance)
+            scores[item.name] |= surface_scores(*masks, spacing, tolerance)
     return scores
-
-
-def _surface_scores(
-    predicted: npt.NDArray[np.bool_],
-    real: npt.NDArray[np.bool_],
-    spacing: Spacing | None,
-    tolerance: float,
-) -> Scores:
-    if not predicted.any() and not real.any():
-        return dict.fromkeys(("hd95_mm", "surface_dice"), BOTH_ABSENT)
-    if not predicted.any() or not real.any():
-        which = "real" if predicted.any() else "predicted"
-        return {
-            "hd95_mm": not_computed(f"the label is not in the {which} mask"),
-            "surface_dice": 0.0,
-        }
-    pair = [torch.from_numpy(mask.astype(np.float32))[None, None] for mask in (predicted, real)]
-    return _surfaces(pair, spacing, tolerance)
-
-
-def _surfaces(pair: list[Tensor], spacing: Spacing | None, tolerance: float) -> Scores:
-    options: dict[str, Any] = {"include_background": True, "spacing": spacing}
-    with warnings.catch_warnings():  # MONAI 1.6 calls itself in a way that it deprecates
-        warnings.simplefilter("ignore", FutureWarning)
-        far = compute_hausdorff_distance(*pair, percentile=95, **options)
-        near = compute_surface_dice(*pair, [tolerance], **options)
-    return {"hd95_mm": _value(far), "surface_dice": _value(near)}
-
-
-def _value(measured: Tensor) -> Value:
-    return number(float(measured), "MONAI gives no finite number")
 
 
 def summarise(cases: Mapping[str, Mapping[str, Scores]], schema: LabelSchema) -> dict[str, Any]:
@@ -99,16 +66,22 @@ def summarise(cases: Mapping[str, Mapping[str, Scores]], schema: LabelSchema) ->
 
     Returns:
         ``labels``: per label the mean of each measure over the cases that have it; ``mean``: the
-        mean of those over the labels, the schema's container left out.
+        mean of those over the labels, the schema's container left out; where the schema has
+        groups, ``groups`` and ``groups_mean`` likewise.
     """
-    measures = next(iter(next(iter(cases.values())).values()))
-    labels = {
-        item.name: {
-            measure: mean_of([case[item.name][measure] for case in cases.values()], NO_CASE)
-            for measure in measures
-        }
-        for item in schema.labels
+    measures = list(next(iter(next(iter(cases.values())).values())))
+    regions = {
+        name: {m: mean_of([case[name][m] for case in cases.values()], NO_CASE) for m in measures}
+        for name in (*schema.names[1:], *schema.groups)
     }
+
+    def mean(names: list[str]) -> Scores:
+        return {m: mean_of([regions[name][m] for name in names], NO_CASE) for m in measures}
+
     counted = [item.name for item in scored_labels(schema)]
-    mean = {m: mean_of([labels[name][m] for name in counted], NO_CASE) for m in measures}
-    return {"labels": labels, "mean": mean, "mean_over": counted}
+    labels = {name: regions[name] for name in schema.names[1:]}
+    report: dict[str, Any] = {"labels": labels, "mean": mean(counted), "mean_over": counted}
+    if schema.groups:
+        report["groups"] = {name: regions[name] for name in schema.groups}
+        report["groups_mean"] = mean(list(schema.groups))
+    return report
