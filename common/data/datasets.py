@@ -218,7 +218,7 @@ class PairSet:
         Raises:
             MedpairError: for a pair that does not fit the set.
         """
-        _check_pair(pair, self.schema, self.size)
+        check_pair(pair, self.schema, self.size)
         extra = dict(record or {})
         head = {"id": pair.id, "split": extra.pop("split", "training")}
         head["person"] = str(extra.pop("person", pair.id))
@@ -310,7 +310,14 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _check_pair(pair: Pair, schema: LabelSchema, size: Size | None) -> None:
+def check_pair(pair: Pair, schema: LabelSchema, size: Size | None) -> None:
+    """Raise MedpairError unless a pair has one shape, finite values and labels of its schema.
+
+    Args:
+        pair: image and mask.
+        schema: of the pair set.
+        size: voxels (D, H, W) of the pair set; None where it differs from pair to pair.
+    """
     shape = pair.label.shape
     if pair.image.shape != shape or len(shape) != 3 or (size and tuple(shape) != size):
         raise MedpairError(

@@ -170,6 +170,74 @@ def consistency(
     return report
 
 
+def mean_profiles(images: Sequence[Image], labels: Sequence[LabelMap]) -> dict[str, object]:
+    """Return the profile of steps from slice to slice, averaged over images.
+
+    Args:
+        images: (D, H, W) images of one shape, in one unit.
+        labels: their (D, H, W) uint8 label maps.
+
+    Returns:
+        Per axis "D", "H", "W": ``first``, the slice k that the first step leads to, and ``steps``:
+        from there to the last step that any image has, the mean of `step_profile` over the images
+        that have it; a reason where no step lies in the foreground.
+
+    Raises:
+        MedpairError: if shapes differ.
+    """
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) != 1:
+        raise MedpairError(f"images: shapes {shapes}, one wanted; prepare the set at one size")
+    report: dict[str, object] = {}
+    for axis, name in enumerate(AXES):
+        rows = np.stack([step_profile(i, m, axis) for i, m in zip(images, labels, strict=True)])
+        report[name] = _profile(rows)
+    return report
+
+
+def _profile(rows_VN: Floats) -> dict[str, object] | str:
+    known = np.flatnonzero(np.isfinite(rows_VN).any(0))
+    if not known.size:
+        return not_computed(_EMPTY)
+    steps = rows_VN[:, known[0] : known[-1] + 1].T
+    return {
+        "first": int(known[0]) + 1,
+        "steps": [mean_of((number(v, _EMPTY) for v in step), _EMPTY) for step in steps],
+    }
+
+
+def seams(
+    images: Sequence[Image],
+    labels: Sequence[LabelMap],
+    joints: Sequence[Sequence[int] | None],
+    axis: int = 0,
+) -> dict[str, object]:
+    """Return the mean `seam_index` of the images whose window joints are known.
+
+    Args:
+        images: (D, H, W) images.
+        labels: their label maps.
+        joints: per image the first slices of its later windows; None where nobody knows them.
+        axis: along which windows were joined.
+
+    Returns:
+        ``seam_index`` and ``n``, the images that have one.
+
+    Raises:
+        MedpairError: for a joint outside its volume.
+    """
+    found = [
+        seam_index(image, label, known, axis)
+        for image, label, known in zip(images, labels, joints, strict=True)
+        if known is not None
+    ]
+    reason = "no window joints are known" if not found else "no joint lies in the foreground"
+    return {
+        "seam_index": mean_of(found, reason),
+        "n": sum(not isinstance(value, str) for value in found),
+    }
+
+
 def _relative(key: str, made: Sequence[Value], scans: Sequence[Value]) -> dict[str, object]:
     mean, unit = mean_of(made, _EMPTY), mean_of(scans, _EMPTY)
     if isinstance(unit, str) or unit == 0:

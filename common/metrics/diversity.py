@@ -126,7 +126,10 @@ def diversity(
         ``pairs``, ``real_pairs``, ``n``, ``n_real``.
     """
     drawn = [different_persons(names, pairs, seed) for names in (persons, real_persons)]
-    values = [measure(real, chosen) if chosen else [] for real, chosen in enumerate(drawn)]
+    values = [
+        measure(real, chosen) if chosen else []
+        for real, chosen in zip((False, True), drawn, strict=True)
+    ]
     made, scans = (
         _mean(found, len(set(names)))
         for found, names in zip(values, (persons, real_persons), strict=True)
@@ -185,6 +188,6 @@ def _one_shape(images: Sequence[Image]) -> tuple[int, ...]:
     shapes = sorted({image.shape for image in images})
     if len(shapes) != 1:
         raise MedpairError(
-            f"images: shapes {shapes}, one wanted to compare images of a set; prepare it at one size"
+            f"images: shapes {shapes}, one wanted to compare images of a set; prepare one size"
         )
     return shapes[0]

@@ -142,15 +142,23 @@ def _others(axis: int) -> tuple[int, ...]:
 
 
 def open_slice_network(
-    path: str | Path | None, name: str | None = None, device: str = "cpu", **options: Any
+    path: str | Path | None,
+    name: str | None = None,
+    device: str | torch.device = "cpu",
+    build: Callable[[Path], nn.Module] | None = None,
+    kind: str = "ResNet-50",
+    **options: Any,
 ) -> SliceNetwork | str:
     """Open a slice network's weights; nothing is downloaded.
 
     Args:
-        path: a TorchScript file of any network, or a state dict of ResNet-50 with the names of
-            torchvision or of RadImageNet (``backbone.0.weight`` ...); None gives the reason.
+        path: a TorchScript file of any network, or a state dict; by default of ResNet-50 with the
+            names of torchvision or of RadImageNet (``backbone.0.weight`` ...). None gives the
+            reason.
         name: name in reports; the file's name by default.
         device: where it runs.
+        build: opens a state dict of another network.
+        kind: what that network is called.
         options: size, mean, std and batch of `SliceNetwork`. RadImageNet as MONAI uses it wants
             mean (0.406, 0.456, 0.485) and std (1, 1, 1).
 
@@ -162,17 +170,32 @@ def open_slice_network(
     """
     if path is None:
         return not_computed("no weights of a slice network are given")
+    network = open_network(path, build or _resnet, kind)
+    return SliceNetwork(network.to(device), name or Path(path).stem, **options)
+
+
+def open_network(path: str | Path, build: Callable[[Path], nn.Module], kind: str) -> nn.Module:
+    """Open a TorchScript file of any network, or a state dict of a known one.
+
+    Args:
+        path: the file.
+        build: opens a state dict.
+        kind: what its network is called.
+
+    Raises:
+        MedpairError: if the file is missing, damaged, or of another network.
+    """
     path = Path(path)
     if not path.is_file():
         raise MedpairError(f"{path}: no such weight file; correct the path or give none")
     try:
-        network = torch.jit.load(str(path)) if _is_script(path) else _resnet(path)
+        network: nn.Module = torch.jit.load(str(path)) if _is_script(path) else build(path)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise MedpairError(
-            f"{path}: neither TorchScript nor a ResNet-50 state dict ({reason}); give one of them"
+            f"{path}: neither TorchScript nor a {kind} state dict ({reason}); give one of them"
         ) from error
-    return SliceNetwork(network.to(device), name or path.stem, **options)
+    return network
 
 
 def _is_script(path: Path) -> bool:

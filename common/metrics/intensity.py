@@ -120,6 +120,73 @@ def _distribution(
     return {**found, "outside": float(outside.mean())}
 
 
+def intensity_ranges(
+    generated: Sequence[tuple[Image, LabelMap]],
+    real: Sequence[tuple[Image, LabelMap]],
+    schema: LabelSchema,
+) -> dict[str, object]:
+    """Say which generated pairs have the median of each label within the range of real scans.
+
+    Args:
+        generated: (image, label map) pairs, (D, H, W).
+        real: real pairs in the same unit.
+        schema: the schema of all maps.
+
+    Returns:
+        ``labels``: per label ``low`` and ``high`` of the real medians, ``inside``: the share of
+        generated pairs between them, ``n`` (generated pairs that hold the label) and ``n_real``;
+        ``all_inside``: the share of pairs that are inside for every label that they hold and that
+        has a range.
+    """
+    made, wanted = (
+        [label_intensity(image, label, schema) for image, label in pairs]
+        for pairs in (generated, real)
+    )
+    columns = {item.name: _medians(made, item.name) for item in schema.labels}
+    limits = {item.name: _limits(_medians(wanted, item.name)) for item in schema.labels}
+    inside = {name: _inside(column, limits[name]) for name, column in columns.items()}
+    judged = [np.isfinite(row) for row in inside.values()]
+    held = np.any(judged, axis=0)
+    kept = np.all([(row != 0) for row in inside.values()], axis=0)
+    return {
+        "labels": {
+            name: _range_report(columns[name], limits[name], inside[name]) for name in columns
+        },
+        "all_inside": float(kept[held].mean())
+        if held.any()
+        else not_computed("no generated pair holds a label that a real scan holds"),
+    }
+
+
+def _limits(medians: npt.NDArray[np.float64]) -> tuple[float, float, int]:
+    known = medians[np.isfinite(medians)]
+    return (float(known.min()), float(known.max()), known.size) if known.size else (0.0, 0.0, 0)
+
+
+def _inside(
+    medians: npt.NDArray[np.float64], limits: tuple[float, float, int]
+) -> npt.NDArray[np.float64]:
+    """Return 1 and 0 for inside and outside, NaN where there is no median or no range."""
+    low, high, count = limits
+    inside = ((medians >= low) & (medians <= high)).astype(np.float64)
+    inside[~np.isfinite(medians)] = np.nan
+    return inside if count else np.full_like(inside, np.nan)
+
+
+def _range_report(
+    medians: npt.NDArray[np.float64],
+    limits: tuple[float, float, int],
+    inside: npt.NDArray[np.float64],
+) -> dict[str, Value]:
+    low, high, count = limits
+    held = int(np.isfinite(medians).sum())
+    counts: dict[str, Value] = {"n": held, "n_real": count}
+    if not count:
+        return dict.fromkeys(("low", "high", "inside"), not_computed("N=0 real scans")) | counts
+    share = float(np.nanmean(inside)) if held else not_computed("N=0 generated pairs")
+    return {"low": low, "high": high, "inside": share} | counts
+
+
 def intensity_order(
     image: Image, label: LabelMap, schema: LabelSchema, order: Sequence[str] | None = None
 ) -> dict[str, object]:

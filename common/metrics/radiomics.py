@@ -73,10 +73,10 @@ def slice_radiomics(pixels: Floats, shown: npt.NDArray[np.bool_]) -> Floats | No
     if shown.sum() < FEWEST_PIXELS:
         return None
     grey = np.minimum(pixels * LEVELS, LEVELS - 1).astype(np.uint8)
-    texture = _textures(grey, shown)
-    if texture is None:
+    steps, texture = _steps(pixels, shown), _textures(grey, shown)
+    if steps is None or texture is None:
         return None
-    return np.concatenate([_statistics(pixels[shown], grey[shown]), _steps(pixels, shown), texture])
+    return np.concatenate([_statistics(pixels[shown], grey[shown]), steps, texture])
 
 
 def _statistics(values: Floats, grey: npt.NDArray[np.uint8]) -> Floats:
@@ -89,20 +89,15 @@ def _statistics(values: Floats, grey: npt.NDArray[np.uint8]) -> Floats:
     return np.array([*moments, entropy, *np.percentile(values, PERCENTILES)])
 
 
-def _steps(pixels: Floats, shown: npt.NDArray[np.bool_]) -> Floats:
+def _steps(pixels: Floats, shown: npt.NDArray[np.bool_]) -> Floats | None:
     """Return mean and deviation of the steps to the next pixel, both in the foreground."""
-    steps = [
-        np.abs(np.diff(pixels, axis=axis))[_both(shown, axis)].ravel()
-        for axis in range(pixels.ndim)
-    ]
-    joined = np.concatenate(steps)
-    return np.array([joined.mean(), joined.std()])
-
-
-def _both(shown: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.bool_]:
-    moved = np.moveaxis(shown, axis, 0)
-    both: npt.NDArray[np.bool_] = np.moveaxis(moved[1:] & moved[:-1], 0, axis)
-    return both
+    steps = np.concatenate(
+        [
+            np.abs(np.diff(pixels))[shown[:, 1:] & shown[:, :-1]],
+            np.abs(np.diff(pixels, axis=0))[shown[1:] & shown[:-1]],
+        ]
+    )
+    return np.array([steps.mean(), steps.std()]) if steps.size else None
 
 
 def _textures(grey: npt.NDArray[np.uint8], shown: npt.NDArray[np.bool_]) -> Floats | None:

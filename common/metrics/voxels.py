@@ -70,12 +70,12 @@ def voxel_distance(
     kernel, names = products(images), np.array(persons)
 
     def distance(a: Rows, b: Rows) -> Value:
-        groups = [list(names[rows]) for rows in (a, b)]
-        fewest = min(len(set(group)) for group in groups)
+        whose = [names[rows].tolist() for rows in (a, b)]
+        fewest = min(len(set(group)) for group in whose)
         if fewest < 2:
             return not_computed(f"N={fewest} persons; at least 2 in every set wanted")
-        blocks = (kernel[np.ix_(x, y)] for x, y in ((a, a), (b, b), (a, b)))
-        return discrepancy(*blocks, *groups)
+        within_a, within_b, across = (kernel[np.ix_(*xy)] for xy in ((a, a), (b, b), (a, b)))
+        return discrepancy(within_a, within_b, across, whose[0], whose[1])
 
     absent = "a set has fewer than 2 persons"
     numbers: dict[str, Value] = dict.fromkeys(("distance", "floor", "floor_p95"), ONE_PERSON)
