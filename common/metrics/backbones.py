@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from common.errors import MedpairError
 from common.metrics.extractors import (
+    HUB,
     Floats,
     Image,
     LabelMap,
     SliceExtractor,
     SliceNetwork,
+    downloaded,
     open_network,
     open_slice_network,
 )
@@ -28,9 +30,6 @@ from common.metrics.values import not_computed
 
 Opened = SliceExtractor | str
 Device = str | torch.device
-
-HUB = "hub"
-"""Stands for a download where a path stands for a file."""
 
 REPOSITORY = "Project-MONAI/perceptual-models:main"
 BGR_MEANS = (0.406, 0.456, 0.485)
@@ -151,20 +150,6 @@ def _medicalnet(weights: str, device: Device, options: Mapping[str, Any]) -> Ope
     else:
         network = open_network(weights, medicalnet_of_file, "MedicalNet")
     return network if isinstance(network, str) else VolumeNetwork(network.to(device), "medicalnet")
-
-
-def downloaded(name: str, fetch: Callable[[], nn.Module]) -> nn.Module | str:
-    """Return what a download gives, or "not computed: ..." with the reason why it fails.
-
-    Args:
-        name: what is downloaded.
-        fetch: downloads and opens it.
-    """
-    try:
-        return fetch()
-    except Exception as error:  # noqa: BLE001 - a download runs code of others, which raises anything
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        return not_computed(f"the download of {name} fails ({reason}); give weights by path")
 
 
 def _from_hub(model: str) -> nn.Module:

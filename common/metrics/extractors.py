@@ -25,6 +25,9 @@ Floats = npt.NDArray[np.float64]
 Features = Callable[[Tensor], Tensor]
 """Feature map (V, C, d, h, w) of images (V, D, H, W) in [-1, 1]."""
 
+HUB = "hub"
+"""Stands for a download where a path stands for a file."""
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _RADIMAGENET = {"0": "conv1", "1": "bn1", **{str(n + 3): f"layer{n}" for n in range(1, 5)}}
 
@@ -196,6 +199,20 @@ def open_network(path: str | Path, build: Callable[[Path], nn.Module], kind: str
             f"{path}: neither TorchScript nor a {kind} state dict ({reason}); give one of them"
         ) from error
     return network
+
+
+def downloaded(name: str, fetch: Callable[[], nn.Module]) -> nn.Module | str:
+    """Return what a download gives, or "not computed: ..." with the reason why it fails.
+
+    Args:
+        name: what is downloaded.
+        fetch: downloads and opens it.
+    """
+    try:
+        return fetch()
+    except Exception as error:  # noqa: BLE001 - a download runs code of others, which raises anything
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        return not_computed(f"the download of {name} fails ({reason}); give weights by path")
 
 
 def _is_script(path: Path) -> bool:

@@ -145,7 +145,7 @@ def judge_images(
     }
     if real is not None:
         report["fidelity"] = evaluate_images(made, real, masks, generated.ids, schema)
-        report["lpips"] = _lpips(lpips, generated, real, schema)
+        report["lpips"] = mean_lpips(lpips, generated, real, schema)
     if segment is not None:
         report["alignment"] = alignment(segment, made, masks, kept, kept_masks, schema)
     if extractors:
@@ -156,9 +156,17 @@ def judge_images(
     return report
 
 
-def _lpips(
+def mean_lpips(
     metric: SliceDistance | str, generated: ImageSet, real: Sequence[Image], schema: LabelSchema
 ) -> dict[str, Value]:
+    """Return the mean LPIPS of generated images to the real scans of their masks, per view.
+
+    Args:
+        metric: from `open_lpips`; a reason is passed on.
+        generated: the images and their masks.
+        real: the real scan of each.
+        schema: the schema of all masks.
+    """
     rows = [
         paired_lpips(metric, image, scan, label, schema.slice_axis)
         for image, scan, label in zip(generated.images, real, generated.labels, strict=True)

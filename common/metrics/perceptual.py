@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import MedpairError
-from common.metrics.extractors import Features, views
+from common.metrics.extractors import HUB, Features, downloaded, views
 from common.metrics.values import Value, not_computed
 
 LabelMap = npt.NDArray[np.uint8]
@@ -47,13 +47,14 @@ class Lpips:
 
 
 def open_lpips(path: str | Path | None) -> Lpips | str:
-    """Open LPIPS; nothing is downloaded.
+    """Open LPIPS; nothing is downloaded unless that is asked for.
 
     Args:
-        path: state dict of torchvision's AlexNet; the package itself holds the layers on top.
+        path: state dict of torchvision's AlexNet, or "hub" to download it; the package itself holds
+            the layers on top.
 
     Returns:
-        The distance, or "not computed: ..." without a path or without the package.
+        The distance, or "not computed: ..." without a path or the package, or if a download fails.
 
     Raises:
         MedpairError: if the file is missing, damaged, or of another network.
@@ -64,20 +65,29 @@ def open_lpips(path: str | Path | None) -> Lpips | str:
         from lpips import LPIPS
     except ImportError:
         return not_computed("the package lpips is not installed; pip install medpair[perceptual]")
+    if str(path) == HUB:
+        found = downloaded("AlexNet", lambda: _quiet(LPIPS, pnet_rand=False))
+        return found if isinstance(found, str) else Lpips(found)
     path = Path(path)
     if not path.is_file():
         raise MedpairError(f"{path}: no such weight file; correct the path or give none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls torchvision by a deprecated argument
-        network = LPIPS(net="alex", pnet_rand=True, verbose=False)
+    network = _quiet(LPIPS, pnet_rand=True)
     try:
-        network.net.load_state_dict(trunk(torch.load(path, map_location="cpu", weights_only=True)))
+        network.get_submodule("net").load_state_dict(
+            trunk(torch.load(path, map_location="cpu", weights_only=True))
+        )
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise MedpairError(
             f"{path}: no state dict of torchvision's AlexNet ({reason}); give that file"
         ) from error
     return Lpips(network)
+
+
+def _quiet(package: Callable[..., nn.Module], *, pnet_rand: bool) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls torchvision by a deprecated argument
+        return package(net="alex", pnet_rand=pnet_rand, verbose=False)
 
 
 @torch.inference_mode()
