@@ -22,6 +22,7 @@ __all__ = [
     "evaluate",
     "generate",
     "harmonise",
+    "judge",
     "main",
     "prepare",
     "train",
@@ -45,7 +46,8 @@ def _require_own_common() -> None:
 
 _require_own_common()
 
-from common.uses import counterfactual, enhance, harmonise  # noqa: E402 - after the check
+from common.judging import judge  # noqa: E402 - after the check
+from common.uses import counterfactual, enhance, harmonise  # noqa: E402
 
 
 def prepare(

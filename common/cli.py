@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from common.cli_judging import add_judging
 from common.cli_uses import add_uses
 from common.console import OutDir, Preset, Weights, complain, err, say
 from common.errors import MedpairError
@@ -225,6 +226,7 @@ def info(
         say(f"{key}: {value}")
 
 
+add_judging(app)
 add_uses(app)
 
 

@@ -53,9 +53,9 @@ class Judge:
     """Judge a generated pair set beside real scans.
 
     Args:
-        real_dir: pair set of real scans: split "training" those that the generator was trained on,
+        real: pair set of real scans: split "training" those that the generator was trained on,
             "validation" those that nobody has seen.
-        synthetic_dir: generated pair set.
+        synthetic: generated pair set.
         output_dir: gets ``judge.json``.
         segmenter: bundle trained on real scans; None leaves alignment and encoder out.
         preset: of the segmenter.
@@ -69,8 +69,8 @@ class Judge:
         seed: of splits and pairs.
     """
 
-    real_dir: str
-    synthetic_dir: str
+    real: str
+    synthetic: str
     output_dir: str
     segmenter: str | None = "segmentation_eval"
     preset: str = "tiny"
@@ -99,7 +99,10 @@ class Judge:
             raise MedpairError(
                 f"repeats: {self.repeats}, pairs: {self.pairs}, wanted at least 1 of each"
             )
-        judged = read_judged(self.real_dir, self.synthetic_dir, self.joints)
+        for key, folder in (("real", self.real), ("synthetic", self.synthetic)):
+            if not folder:
+                raise MedpairError(f"--{key}: none, wanted a pair set; give its folder")
+        judged = read_judged(self.real, self.synthetic, self.joints)
         opened = self._open(judged)
         parts = self._parts(judged, opened)
         report: dict[str, Any] = {

@@ -1,0 +1,52 @@
+"""The command that judges a generated pair set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from common.console import OutDir, Preset, Weights, complain, err, say
+from common.progress import shown
+
+# torch and monai take seconds to import: commands import what they need when they run.
+
+LEFT_OUT = 1
+
+
+def add_judging(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(judge)
+
+
+def judge(
+    real: Annotated[Path, typer.Option(help="Pair set of real scans.")],
+    synthetic: Annotated[Path, typer.Option(help="Generated pair set.")],
+    out_dir: OutDir,
+    preset: Preset = None,
+    weights: Weights = None,
+    backbones: Annotated[
+        Path | None, typer.Option(help="YAML file: weights of RadImageNet, LPIPS and others.")
+    ] = None,
+) -> None:
+    """Judge generated pairs beside real ones: fidelity, diversity, alignment, masks."""
+    from common.judging import judge as run
+
+    with shown(err) as progress:
+        folder = run(
+            real=real,
+            synthetic=synthetic,
+            out=out_dir,
+            preset=preset,
+            weights=weights,
+            backbones=backbones,
+            progress=progress,
+        )
+    say(f"judge.json in {folder}")
+    problems = json.loads((folder / "judge.json").read_text(encoding="utf-8"))["problems"]
+    for line in problems:
+        complain(line)
+    if problems:
+        raise typer.Exit(LEFT_OUT)
