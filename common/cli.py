@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from common.cli_comparison import add_comparison
 from common.cli_judging import add_judging
 from common.cli_uses import add_uses
 from common.console import OutDir, Preset, Weights, complain, err, say
@@ -204,15 +205,45 @@ def evaluate(
 @app.command()
 def export(
     pairset: Annotated[Path, typer.Argument(help="Pair set.")],
-    pair: Annotated[str, typer.Argument(metavar="ID", help="Which pair.")],
     out_dir: OutDir,
+    pair: Annotated[str | None, typer.Argument(metavar="[ID]", help="Which pair; native.")] = None,
+    form: Annotated[str, typer.Option("--format", help="native or nnunet.")] = "native",
+    add: Annotated[list[Path] | None, typer.Option(help="nnunet: join this one, too.")] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="nnunet: real scans; those kept back validate.")
+    ] = None,
+    copies: Annotated[
+        int | None, typer.Option(min=1, help="nnunet: generated pairs per mask, at most.")
+    ] = None,
+    dataset_id: Annotated[int, typer.Option(help="nnunet: XXX of DatasetXXX.")] = 501,
+    folds: Annotated[int, typer.Option(help="nnunet: 1 validates on kept-back scans.")] = 1,
 ) -> None:
-    """Write one pair in the grid, size and units of the scan it came from."""
+    """Write one pair as the scan it came from was, or pair sets as a data set of nnU-Net."""
     from common.data.datasets import PairSet
     from common.data.export import export_pair
+    from common.data.nnunet import export_folders
 
-    for path in export_pair(PairSet.open(pairset), pair, out_dir):
-        say(str(path))
+    if form not in ("native", "nnunet") or (form == "native") != (pair is not None):
+        raise MedpairError(
+            f"--format: {form} with ID {pair}, wanted native with an ID or nnunet without one; "
+            "the ids stand in manifest.jsonl"
+        )
+    if pair is not None:
+        for path in export_pair(PairSet.open(pairset), pair, out_dir):
+            say(str(path))
+        return
+    with shown(err) as progress:
+        made = export_folders(
+            [pairset, *(add or [])],
+            out_dir,
+            test=test,
+            copies=copies,
+            dataset_id=dataset_id,
+            folds=folds,
+            progress=progress,
+        )
+    for line in made.lines():
+        say(line)
 
 
 @app.command()
@@ -228,6 +259,7 @@ def info(
 
 add_judging(app)
 add_uses(app)
+add_comparison(app)
 
 
 def one_line(error: BaseException) -> str | None:

@@ -1,5 +1,6 @@
 """Back from a pair set to scans as they were: intensity, geometry and orientation undone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def export_pair(pairset: PairSet, identity: str, path: str | Path) -> tuple[Path
         back = _source_grid(record, image.shape, affine).inverse()
         image = from_ras(resample_image(image, back), affine)
         label = from_ras(resample_labels(label, back, pairset.schema.num_classes), affine)
-    image = denormalise(image, *_bounds(pairset, record))
+    image = denormalise(image, *raw_bounds(pairset, record))
     paths = tuple(Path(path) / f"{identity}_{kind}.nii.gz" for kind in ("image", "label"))
     write_volume(paths[0], image, affine)
     write_volume(paths[1], label.astype(np.uint8), affine)
@@ -58,7 +59,13 @@ def _source_grid(record: dict[str, Any], shape: tuple[int, ...], affine: np.ndar
     return Grid((x, y, z), (shape[0], shape[1], shape[2]), (sx, sy, sz), (ox, oy, oz))
 
 
-def _bounds(pairset: PairSet, record: dict[str, Any]) -> tuple[float, float]:
+def raw_bounds(pairset: PairSet, record: Mapping[str, Any]) -> tuple[float, float]:
+    """The raw values that a pair's 0 and 1 stand for; 0 and 1 where there is no raw scale.
+
+    Args:
+        pairset: the pair set.
+        record: the pair's manifest line.
+    """
     rule = pairset.intensity
     own = record.get("intensity") or (rule if rule.get("method") == "window" else {})
     return float(own.get("lower", 0.0)), float(own.get("upper", 1.0))
