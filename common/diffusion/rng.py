@@ -18,7 +18,7 @@ from common.errors import MedpairError
 
 NoiseSource = Callable[[int, str], Tensor]
 
-STAGES = {"mcdpm": 1, "vid2vid": 2, "sdm": 3, "gem3d": 4}
+STAGES = {"mcdpm": 1, "vid2vid": 2, "sdm": 3, "gem3d": 4, "alpha_wgan": 5}
 PURPOSES = {"step": 0, "known": 1, "resample": 2, "init": 3}
 
 _MASK = 0xFFFFFFFF
