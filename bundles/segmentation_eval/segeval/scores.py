@@ -14,7 +14,7 @@ import numpy.typing as npt
 from common.data.labels import LabelSchema
 from common.metrics.alignment import label_dice
 from common.metrics.realism import scored_labels
-from common.metrics.surfaces import surface_scores
+from common.metrics.surfaces import BOTH_ABSENT, surface_scores
 from common.metrics.values import Value, mean_of
 
 LabelMap = npt.NDArray[np.uint8]
@@ -50,11 +50,21 @@ def score_masks(
     """
     dice = label_dice(prediction, reference, schema)
     scores: dict[str, Scores] = {name: {"dice": value} for name, value in dice.items()}
+    groups = {
+        name: (np.isin(prediction, ids), np.isin(reference, ids))
+        for name, ids in schema.groups.items()
+    }
+    scores |= {name: {"dice": _dice(*masks)} for name, masks in groups.items()}
     if tolerance is not None:
-        for item in schema.labels:
-            masks = prediction == item.id, reference == item.id
-            scores[item.name] |= surface_scores(*masks, spacing, tolerance)
+        labels = {i.name: (prediction == i.id, reference == i.id) for i in schema.labels}
+        for name, masks in (labels | groups).items():
+            scores[name] |= surface_scores(*masks, spacing, tolerance)
     return scores
+
+
+def _dice(predicted: npt.NDArray[np.bool_], real: npt.NDArray[np.bool_]) -> Value:
+    size = int(predicted.sum() + real.sum())
+    return 2 * int((predicted & real).sum()) / size if size else BOTH_ABSENT
 
 
 def summarise(cases: Mapping[str, Mapping[str, Scores]], schema: LabelSchema) -> dict[str, Any]:
