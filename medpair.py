@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from common.progress import Progress
 
 __all__ = [
+    "compare",
     "counterfactual",
     "enhance",
     "evaluate",
@@ -46,7 +47,8 @@ def _require_own_common() -> None:
 
 _require_own_common()
 
-from common.judging import judge  # noqa: E402 - after the check
+from common.comparison import compare  # noqa: E402 - after the check
+from common.judging import judge  # noqa: E402
 from common.uses import counterfactual, enhance, harmonise  # noqa: E402
 
 
