@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,14 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from common.bundles import bundles_dir
+from common.data.datasets import PairSet
+from common.data.phantom import write_phantom_set
 from common.errors import MedpairError
 from segeval import nnunet
 from segeval.nnunet import NnunetStudy, run_step
 
 CONFIG = bundles_dir() / "segmentation_eval" / "configs" / "nnunet.yaml"
+SCRIPT = Path(__file__).parents[2] / "docs" / "benchmarks" / "resampling.py"
 PHANTOMS = "phantom:brats3:16x17x18:4"
 Step = Callable[[str, Path, Path, Mapping[str, str]], None]
 
@@ -121,6 +127,31 @@ def test_the_config_names_every_option(tmp_path: Path) -> None:
     made = workflow(tmp_path).parser.get_parsed_content("study")
     plain = NnunetStudy(dataset_dir=PHANTOMS, output_dir=str(tmp_path), add=[])
     assert made == plain  # and so the config's numbers are the class's
+
+
+def test_table_4_trains_a_row_per_data_set(
+    steps: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = write_phantom_set(tmp_path / "real", "brats3", (16, 17, 18), 5, holdout=0.2)
+    again = PairSet.create(tmp_path / "again", real.schema, real.spacing, real.size, real.intensity)
+    for name in real.ids("training"):
+        for turn in (1, 2):
+            pair, record = real.read(name), {"person": name, "source": {"mask": name}}
+            again.write(replace(pair, id=f"{name}_e{turn:02d}"), record)
+    words = ["--real", real.dir, "--resampled", again.dir, "--out", tmp_path / "out", "--seeds", 0]
+    monkeypatch.setattr(sys, "argv", ["resampling.py", *map(str, words), "--device", "cpu"])
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    head, _, *rows = (tmp_path / "out" / "resampling.md").read_text().splitlines()
+    found = {cells[1]: cells for cells in ([c.strip() for c in r.split("|")] for r in rows)}
+    assert {name: cells[2] for name, cells in found.items()} == {
+        "real": "4",
+        "1x": "4",
+        "2x": "8",
+        "real + 2x": "12",
+    }
+    assert {(cells[4], cells[6]) for cells in found.values()} == {("100", "0")}
+    assert head.endswith("Dice WT | Dice TC | Dice ET |")
 
 
 @pytest.mark.optional_tool("nnunet")
