@@ -173,7 +173,7 @@ def label_table(
     grouped = {i for members in schema.groups.values() for i in members}
     single = {label.name: (label.id,) for label in schema.labels if label.id not in grouped}
     regions = sorted({**schema.groups, **single}.items(), key=lambda item: -len(set(item[1])))
-    order = []
+    order: list[int] = []
     for place, (_, members) in enumerate(regions):
         later = [set(other) for _, other in regions[place + 1 :]]
         inner = [other for other in later if other <= set(members)]

@@ -80,7 +80,7 @@ def _plans(job: Job) -> str:
 
 def _fold(job: Job) -> Path:
     model = f"{TRAINER}__{_plans(job)}__{job['configuration']}"
-    return Path(job["results"]) / job["dataset"] / model / f"fold_{job['fold']}"
+    return Path(job["results"], job["dataset"], model, f"fold_{job['fold']}")
 
 
 if __name__ == "__main__":

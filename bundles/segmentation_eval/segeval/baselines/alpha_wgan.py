@@ -96,8 +96,8 @@ class VolumeReader(nn.Module):
                 for level, (a, b) in enumerate(steps)
             )
         )  # fmt: skip
-        base = [n // 2 ** len(channels) for n in wide]
-        self.head = nn.Conv3d(channels[-1], outputs, base)
+        d, h, w = (n // 2 ** len(channels) for n in wide)
+        self.head = nn.Conv3d(channels[-1], outputs, (d, h, w))
 
     def forward(self, volume_B1DHW: Tensor) -> Tensor:
         """Return (B, outputs)."""
