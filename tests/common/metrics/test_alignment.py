@@ -90,3 +90,30 @@ def test_bad_sets_are_refused(schema, make_map) -> None:
     label = make_map()
     with pytest.raises(MedpairError, match="0 real with 0 masks"):
         alignment(nearest_level, [image_of(label)], [label], [], [], schema)
+
+
+def test_with_a_spacing_surfaces_are_compared_in_mm(schema, make_map) -> None:
+    """A generated image whose dark cube lies 3 voxels of 2 mm off; the real scan is exact."""
+    label, moved = make_map(dark=4, bright=3), make_map(dark=4, bright=3, shift=0)
+    moved[moved == 1] = 3
+    moved[4:8, 7:11, 4:8] = 1
+    args = [image_of(moved)], [label], [image_of(label)], [label]
+    report = alignment(nearest_level, *args, schema, (1.0, 2.0, 1.0))
+    dark = report["labels"]["dark"]
+    assert dark["hd95_mm"] == pytest.approx(6)
+    assert dark["real_hd95_mm"] == 0
+    assert dark["hd95_ratio"] == (
+        "not computed: the segmenter is exact on the real scans: HD95 is 0"
+    )
+    assert report["labels"]["bright"]["hd95_mm"] == 0
+    assert report["mean"]["hd95_mm"] == pytest.approx(3)
+    assert "hd95_mm" not in alignment(nearest_level, *args, schema)["labels"]["dark"]
+
+
+def test_a_label_that_is_not_found_has_no_surface(schema, make_map) -> None:
+    label = make_map()
+    bare = np.where(label == 2, 3, label).astype(np.uint8)
+    args = [image_of(bare)], [label], [image_of(label)], [label]
+    bright = alignment(nearest_level, *args, schema, (1.0, 1.0, 1.0))["labels"]["bright"]
+    assert (bright["dice"], bright["ratio"]) == (0, 0)
+    assert str(bright["hd95_mm"]).startswith("not computed")

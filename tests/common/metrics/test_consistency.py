@@ -9,8 +9,10 @@ from common.metrics.consistency import (
     PROFILES,
     bend_profile,
     consistency,
+    mean_profiles,
     offset_profile,
     seam_index,
+    seams,
     step_profile,
 )
 
@@ -174,3 +176,31 @@ def test_bad_sets_are_refused(ramp, full) -> None:
         consistency([ramp], [full], [ramp], [])
     with pytest.raises(MedpairError, match="pair them on one grid"):
         step_profile(ramp, full[1:], 0)
+
+
+def test_mean_profiles_run_over_the_slices_that_any_image_has(ramp) -> None:
+    label = np.zeros(SIZE, np.uint8)
+    label[5:9, 2:6, 3:7] = 1
+    longer = label.copy()
+    longer[9:12, 2:6, 3:7] = 1
+    found = mean_profiles([ramp, 3 * ramp], [label, longer])
+    assert found["D"]["first"] == 5  # the step from slice 4 to 5
+    assert found["D"]["steps"] == pytest.approx([0.04] * 5 + [0.06] * 3)
+    assert found["W"]["steps"] == pytest.approx([0] * 5)
+    empty = mean_profiles([ramp], [np.zeros(SIZE, np.uint8)])
+    assert empty["H"] == "not computed: no two slices of foreground follow each other"
+    with pytest.raises(MedpairError, match="one wanted"):
+        mean_profiles([ramp, ramp[1:]], [label, label[1:]])
+
+
+def test_seams_are_those_of_images_whose_joints_are_known(ramp, full) -> None:
+    jump = ramp.copy()
+    jump[8:] += 0.02  # a step of 0.04 where others are 0.02
+    found = seams([jump, jump, ramp], [full] * 3, [[8], None, [8]])
+    assert found == {"seam_index": pytest.approx(1.5), "n": 2}
+    assert seams([ramp], [full], [None]) == {
+        "seam_index": "not computed: no window joints are known",
+        "n": 0,
+    }
+    nowhere = seams([ramp], [np.zeros(SIZE, np.uint8)], [[8]])
+    assert nowhere["seam_index"] == "not computed: no joint lies in the foreground"

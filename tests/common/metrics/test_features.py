@@ -23,6 +23,48 @@ def make_set(
     return SliceFeatures("toy", views, persons)
 
 
+ALL = ("fid", "kid", "mmd", "precision", "recall")
+
+
+def test_every_measure_stands_beside_its_floor() -> None:
+    persons = tuple(map(str, range(24)))
+    report = feature_distance(make_set(30, 1), make_set(24, 2, persons), measures=ALL, repeats=5)
+    assert set(report["mean"]) == set(ALL)
+    for name in ("precision", "recall"):
+        mean = report["mean"][name]
+        assert set(mean) == {"share", "floor", "floor_p5", "ratio"}
+        assert 0.7 < mean["share"] <= 1
+        assert mean["ratio"] == pytest.approx(1, abs=0.15)
+        assert mean["floor_p5"] <= mean["floor"]
+    mmd = report["mean"]["mmd"]
+    assert abs(mmd["distance"]) < 0.05
+    assert "unbiased" in mmd["ratio"]
+    numbers = report["views"]["A"]
+    assert (numbers["slices"], numbers["reference_slices"]) == (12 * 9, 12 * 9)
+
+
+def test_a_collapsed_set_has_precision_and_no_recall() -> None:
+    real = make_set(24, 2, tuple(map(str, range(24))))
+    one = {view: [rows[0] + 1e-6 * n for n in range(24)] for view, rows in real.views.items()}
+    report = feature_distance(
+        SliceFeatures("toy", one, None), real, measures=("precision", "recall"), repeats=5
+    )
+    assert report["mean"]["precision"]["share"] > 0.8
+    assert report["mean"]["recall"]["share"] < 0.2
+
+
+def test_a_view_of_whole_volumes_is_one_sample_each() -> None:
+    rng = np.random.default_rng(0)
+    sets = [
+        SliceFeatures("3D", {"3D": [rng.normal(size=(1, 6)) for _ in names]}, names)
+        for names in (PERSONS[:5], PERSONS[5:9], ("a", "b", "c", "d", "e"))
+    ]
+    report = feature_distance(*sets, measures=ALL, repeats=3)
+    assert (report["n_compared"], report["views"]["3D"]["slices"]) == (4, 4)
+    assert report["mean"]["fid"]["distance"] > 0
+    assert report["mean"]["recall"]["share"] >= 0
+
+
 def test_images_of_the_same_kind_lie_at_the_floor() -> None:
     persons = tuple(map(str, range(60)))
     report = feature_distance(make_set(80, 1), make_set(60, 2, persons))
@@ -84,6 +126,13 @@ def test_one_person_gives_no_number_without_a_floor() -> None:
         assert set(numbers.values()) == {
             "not computed: the real-vs-real floor needs at least 2 persons"
         }
+
+
+def test_one_generated_volume_is_said_to_be_too_few() -> None:
+    kept, training = make_set(4, 5, PERSONS[:4]), make_set(8, 6, PERSONS[4:])
+    report = feature_distance(make_set(1, 0), kept, training, measures=("fid", "precision"))
+    assert report["mean"]["fid"]["distance"].startswith("not computed: N=9 samples of 1 volumes")
+    assert report["mean"]["precision"]["share"].startswith("not computed: N=")
 
 
 def test_volumes_without_foreground_are_said_to_have_none() -> None:

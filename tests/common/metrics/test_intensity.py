@@ -8,6 +8,7 @@ from common.metrics.intensity import (
     intensity_distance,
     intensity_error,
     intensity_order,
+    intensity_ranges,
     label_intensity,
 )
 
@@ -105,3 +106,28 @@ def test_a_label_that_is_in_no_generated_mask_has_no_distance(pair, schema) -> N
     assert found["dark"]["outside"] == 0
     with pytest.raises(MedpairError, match="persons: 1 for 2 real images"):
         intensity_distance([pair], [pair, pair], ["a"], schema)
+
+
+def test_pairs_are_inside_where_real_medians_are_on_both_sides(pair, schema) -> None:
+    image, label = pair
+    bare = np.where(label == 2, 3, label).astype(np.uint8)  # no bright
+    real = [(image + shift, label) for shift in (-0.05, 0.05)]
+    made = [(image, label), (image + 0.04, label), (image + 0.2, label), (image, bare)]
+    found = intensity_ranges(made, real, schema)
+    dark, bright = found["labels"]["dark"], found["labels"]["bright"]
+    assert (dark["low"], dark["high"]) == pytest.approx((0.15, 0.25))
+    assert (dark["inside"], dark["n"], dark["n_real"]) == (0.75, 4, 2)
+    assert (bright["inside"], bright["n"]) == (pytest.approx(2 / 3), 3)
+    assert found["all_inside"] == 0.75
+
+
+def test_labels_that_nobody_holds_have_no_range(pair, schema) -> None:
+    image, label = pair
+    empty = np.zeros_like(label)
+    found = intensity_ranges([(image, label)], [(image, empty)], schema)
+    assert found["labels"]["dark"]["inside"] == "not computed: N=0 real scans"
+    assert str(found["all_inside"]).startswith("not computed")
+    found = intensity_ranges([(image, empty)], [(image, label)], schema)
+    assert found["labels"]["dark"]["inside"] == "not computed: N=0 generated pairs"
+    assert found["labels"]["dark"]["low"] == pytest.approx(0.2, abs=1e-6)
+    assert str(found["all_inside"]).startswith("not computed")
