@@ -20,7 +20,7 @@ class Ema:
 
     Args:
         network: the trained network.
-        decay: weight of the old average, in [0, 1).
+        decay: weight of the old average, in [0, 1); 0 keeps none: the average is the network.
         warmup: iterations over which the decay rises from 0.5.
 
     Source: ignite's EMAHandler, whose momentum is 1 - decay.
@@ -28,16 +28,18 @@ class Ema:
 
     def __init__(self, network: nn.Module, decay: float = 0.999, warmup: int = 500) -> None:
         self.decay, self.warmup = decay, max(2, warmup)
-        self.handler = EMAHandler(network, momentum=1 - decay)
+        self.trained = network
+        self.handler = EMAHandler(network, momentum=1 - decay) if decay else None
 
     @property
     def network(self) -> nn.Module:
         """The averaged network."""
-        averaged: nn.Module = self.handler.ema_model
-        return averaged
+        return self.trained if self.handler is None else self.handler.ema_model
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        if self.handler is None:
+            return
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._warm_up)
         self.handler.attach(engine, event=Events.ITERATION_COMPLETED)
 

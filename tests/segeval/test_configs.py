@@ -19,15 +19,18 @@ from torch import Tensor
 
 from common.bundles import bundles_dir
 from common.data.datasets import PairSet, load_arrays
+from common.data.views import ras_affine
 from common.engines.checkpoints import run_trainer
 from common.errors import MedpairError
+from common.io.nifti import read_volume, write_volume
+from segeval.networks import ARCHITECTURES
 
 # MONAI warns whoever runs a config that it is code
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
 
 CONFIGS = bundles_dir() / "segmentation_eval" / "configs"
 PHANTOMS = "phantom:brain4:18x17x16:2"  # no multiple of the strides
-SMALL = {"dataset_dir": PHANTOMS, "network_def::channels": [4, 6, 8, 8], "device": "cpu"}
+SMALL = {"dataset_dir": PHANTOMS, "sizes::unet3d::channels": [4, 6, 8, 8], "device": "cpu"}
 PRESETS = [path.stem for path in sorted((CONFIGS / "presets").glob("*.yaml"))]
 
 
@@ -39,17 +42,10 @@ def content(kind: str) -> dict[str, Any]:
     return dict(yaml.safe_load((CONFIGS / f"{kind}.yaml").read_text(encoding="utf-8")))
 
 
-def handler(target: str) -> str:
-    """Where train.yaml has the handler of that class or function."""
-    names = [entry["_target_"] for entry in content("train")["train"]["handlers"]]
-    (index,) = [i for i, name in enumerate(names) if name.endswith("." + target)]
-    return f"train::handlers::{index}"
-
-
 def training(out: Path, iterations: int, **changes: Any) -> dict[str, Any]:
     """Overrides of a small training; MLflow takes seconds and stays out."""
-    quiet = {"progress": False, "batch_size": 1, handler("mlflow_handler") + "::_disabled_": True}
-    often = {handler("Resume") + "::every": 2, "val_interval": 1}
+    quiet = {"progress": False, "batch_size": 1, "mlflow": False}
+    often = {"checkpoint_every": 2, "val_interval": 1}
     return {
         **SMALL,
         **quiet,
@@ -108,6 +104,7 @@ def test_training_writes_weights_and_reports(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} >= {"model.pt", "model.json", "checkpoints"}
     card = json.loads((trained / "model.json").read_text())
     assert (card["schema"], card["preset"], card["iterations"]) == ("brain4", "tiny", 4)
+    assert (card["architecture"], card["learning_rate"]) == ("unet3d", 0.002)
     (line,) = (trained / "val_log.jsonl").read_text(encoding="utf-8").splitlines()
     record = json.loads(line)
     assert set(record) >= {"iteration", "mean_dice", "dice_cortex", "dice_brain"}
@@ -188,6 +185,9 @@ def test_others_reach_masks_and_features_by_config_keys(trained: Path) -> None:
         ({"multiple": 0}, r"multiple is 0; want the product of the strides"),
         ({"precision": "half"}, r"precision is 'half'"),
         ({"dataset_dir": "/no/such/set"}, r"/no/such/set: no pair set"),
+        ({"parts": [{"dir": "/no/such/set"}]}, r"/no/such/set: no pair set"),
+        ({"roi_size": [9, 16, 16]}, r"roi_size is \[9, 16, 16\]; want D, H, W, multiples of"),
+        ({"initial_weights": "/no/model.pt"}, r"/no/model\.pt: no such weight file"),
     ],
 )
 def test_a_config_that_cannot_work_says_so(
@@ -204,7 +204,9 @@ def test_a_config_that_cannot_work_says_so(
     ("kind", "changes", "message"),
     [
         ("inference", {"weights": "/no/model.pt"}, r"/no/model\.pt: no such weight file"),
-        ("inference", {"network_def::channels": [4, 4, 4, 4]}, r"does not fit this network"),
+        ("inference", {"sizes::unet3d::channels": [4, 4, 4, 4]}, r"does not fit this network"),
+        ("inference", {"architecture": "unet2d"}, r"of architecture 'unet3d', wanted 'unet2d'"),
+        ("inference", {"image": "/no/scan.nii.gz"}, r"/no/scan\.nii\.gz: no such file"),
         ("inference", {"preset": "base"}, r"weights of preset 'tiny', wanted 'base'"),
         ("evaluate", {"split": "test"}, r"split"),
     ],
@@ -235,6 +237,7 @@ def test_presets_overlay_every_config(preset: str) -> None:
         networks.append({name: value.shape for name, value in network.state_dict().items()})
         assert parser.get_parsed_content("preset") == preset
         assert parser.get_parsed_content("multiple") == np.prod(network.strides)
+        assert set(parser.get_parsed_content("sizes")) == set(ARCHITECTURES)
     assert networks[0] == networks[1] == networks[2]
     megabytes = 2 * sum(shape.numel() for shape in networks[0].values()) / 1e6
     assert megabytes < {"tiny": 4, "small": 12}.get(preset, 25)
@@ -242,8 +245,59 @@ def test_presets_overlay_every_config(preset: str) -> None:
 
 def test_the_configs_name_one_network() -> None:
     train, inference, evaluate = (content(kind) for kind in ("train", "inference", "evaluate"))
-    for key in ("network_def", "num_classes", "multiple", "schema", "preset"):
+    for key in ("network_def", "sizes", "architecture", "num_classes", "schema", "preset"):
         assert train[key] == inference[key] == evaluate[key], key
+    assert train["multiple"] == inference["multiple"] == evaluate["multiple"]
+    assert set(train["learning_rates"]) == set(train["sizes"]) == set(ARCHITECTURES)
+
+
+def test_a_training_of_parts_goes_on_from_weights_without_average_or_validation(
+    trained: Path, tmp_path: Path
+) -> None:
+    parts = [{"dir": PHANTOMS, "num": 1}, {"dir": PHANTOMS, "split": "validation"}]
+    changes = {"parts": parts, "initial_weights": str(trained / "model.pt"), "ema_decay": 0}
+    made = opened("train", **training(tmp_path, 1, val_interval=0, **changes))
+    data = made.parser.get_parsed_content("train#data")
+    assert [name.split("/")[0] for name in data.ids] == ["0", "1"]
+    assert differences_of(made.parser.get_parsed_content("network"), trained / "model.pt") == []
+    made.run()
+    assert not (tmp_path / "val_log.jsonl").exists()
+    assert not (tmp_path / "samples").exists()
+    network = made.parser.get_parsed_content("network")
+    assert differences_of(network, trained / "model.pt") != []
+    assert differences_of(network, tmp_path / "model.pt") == []
+
+
+def differences_of(network: torch.nn.Module, path: Path) -> list[str]:
+    """Names of the entries of a weight file that differ from a network's, in fp16."""
+    state = network.state_dict()
+    saved = torch.load(path, weights_only=True)
+    return [name for name, value in saved.items() if not torch.equal(state[name].half(), value)]
+
+
+def test_a_new_scan_gets_a_mask_on_its_own_grid(trained: Path, tmp_path: Path) -> None:
+    """A phantom without mask, at another spacing, its axes in another order."""
+    data = load_arrays("phantom:brain4:36x34x32:1", "training")
+    affine = ras_affine(data.images[0].shape, (2.0, 2.0, 2.0), "AP")[:, [1, 0, 2, 3]]
+    stored = 300 * data.images[0].transpose(0, 2, 1)  # D, W, H: A, R, S
+    write_volume(tmp_path / "scan.nii.gz", stored.astype(np.float32), affine)
+    image = str(tmp_path / "scan.nii.gz")
+    run("inference", trained, tmp_path / "out", image=image, dataset_dir="/no/such/set")
+    mask = read_volume(tmp_path / "out" / "scan_mask.nii.gz")
+    assert mask.array.shape == stored.shape
+    assert np.allclose(mask.affine, affine)
+    assert mask.array.max() <= 5
+
+
+def test_windows_slide_over_large_volumes(trained: Path) -> None:
+    parser = opened("inference", **SMALL, weights=str(trained / "model.pt")).parser
+    whole = parser.get_parsed_content("segment")
+    parser["roi_size"] = [16, 16, 16]
+    parser.parse(True)
+    windows = parser.get_parsed_content("segment")
+    images = torch.rand(1, 40, 17, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert windows(images).shape == whole(images).shape
+    assert parser.get_parsed_content("features")(images).shape == (1, 6, 20, 9, 8)
 
 
 @pytest.mark.parametrize("kind", ["train", "inference"])

@@ -10,7 +10,7 @@ from common.data.datasets import Arrays
 from common.engines.batches import iteration_generator
 from common.errors import MedpairError
 from segeval.augment import AugmentRanges
-from segeval.data import ScanBatches, Scans
+from segeval.data import ScanBatches, Scans, draw_part
 
 Make = Callable[..., Arrays]
 
@@ -56,3 +56,24 @@ def test_smaller_volumes_are_padded_around(make_arrays: Make) -> None:
     found = [one for one in batch["label"][:, 0] if torch.equal(one[:, 1:4], smaller)]
     assert 0 < len(found) < 8
     assert not found[0][:, [0, 4, 5]].any()
+
+
+def test_parts_are_cut_out_where_labels_are(make_arrays: Make) -> None:
+    label = torch.zeros(20, 16, 12, dtype=torch.uint8)
+    label[17, 3, 9] = 4
+    draws = [draw_part(label, (5, 5, 20), iteration_generator(0, i)) for i in range(200)]
+    sizes = {tuple(part.stop - part.start for part in draw) for draw in draws}
+    assert sizes == {(5, 5, 12)}
+    assert all(draw[0].stop <= 20 and draw[1].stop <= 16 for draw in draws)
+    hits = sum(bool(label[draw].any()) for draw in draws) / 200
+    assert 0.45 < hits < 0.7  # half of them, and a few by chance
+    assert len({draw[0].start for draw in draws}) == 16  # every place is reached
+    empty = draw_part(torch.zeros(8, 8, 8), (4, 4, 4), iteration_generator(0, 0))
+    assert [part.stop - part.start for part in empty] == [4, 4, 4]
+
+
+def test_batches_of_parts_keep_image_and_mask_together(make_arrays: Make) -> None:
+    scans = Scans(make_arrays(*[(8, 9, 10)] * 3), "brain4", 6)
+    batch = ScanBatches(scans, 4, None, (4, 4, 16))(iteration_generator(0, 0))
+    assert batch["image"].shape == (4, 1, 4, 4, 10)
+    assert torch.allclose(batch["image"] * 5, batch["label"].float())

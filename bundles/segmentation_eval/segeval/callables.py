@@ -18,10 +18,10 @@ class _Caller:
     def __init__(self, network: nn.Module, inferer: PaddedInferer) -> None:
         self.network, self.inferer = network.eval(), inferer
 
-    def _logits(self, image_DHW: Tensor) -> Tensor:
+    def _unit(self, image_DHW: Tensor) -> Tensor:
         device = next(self.network.parameters()).device
         unit = (image_DHW.to(device, torch.float32) + 1) / 2
-        return self.inferer(unit.clamp(0, 1)[None, None], self.network)[0]
+        return unit.clamp(0, 1)[None, None]
 
 
 class Segmenter(_Caller):
@@ -42,9 +42,10 @@ class Segmenter(_Caller):
         Raises:
             MedpairError: for another number of axes.
         """
-        return torch.stack(
-            [self._logits(image).argmax(dim=0).byte().cpu() for image in check_images(image_VDHW)]
+        logits = (
+            self.inferer(self._unit(image), self.network)[0] for image in check_images(image_VDHW)
         )
+        return torch.stack([scores.argmax(dim=0).byte().cpu() for scores in logits])
 
 
 class Features(_Caller):
@@ -85,13 +86,15 @@ class Features(_Caller):
         seen: list[Tensor] = []
         hook = self.layer.register_forward_hook(lambda _m, _i, output: seen.append(output))
         try:
-            self._logits(image_DHW)
+            self.inferer.whole(self._unit(image_DHW), self.network)
         finally:
             hook.remove()
-        padded = [n + -n % self.inferer.multiple for n in image_DHW.shape]
-        ratios = zip(image_DHW.shape, seen[0].shape[2:], padded, strict=True)
+        (maps,) = seen
+        maps_CDHW = maps[0] if maps.ndim == 5 else maps.transpose(0, 1)  # a 2D network's slices
+        padded = self.inferer.padded(image_DHW.shape)
+        ratios = zip(image_DHW.shape, maps_CDHW.shape[1:], padded, strict=True)
         depth, height, width = (-(-n * made // whole) for n, made, whole in ratios)
-        return seen[0][0, :, :depth, :height, :width].float().cpu()
+        return maps_CDHW[:, :depth, :height, :width].float().cpu()
 
 
 def check_images(image_VDHW: Tensor) -> Tensor:

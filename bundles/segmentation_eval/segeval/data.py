@@ -5,6 +5,7 @@ B volumes of a batch, D, H, W volume size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,10 +60,19 @@ class ScanBatches:
         scans: where they come from; smaller volumes are padded with zeros to the largest.
         batch_size: volumes per batch.
         ranges: of the random changes; None leaves the scans as they are.
+        roi_size: (D, H, W) of the part that is cut out of each; half of the parts have a labelled
+            voxel near their middle. None keeps volumes whole.
     """
 
-    def __init__(self, scans: Scans, batch_size: int, ranges: AugmentRanges | None = None) -> None:
+    def __init__(
+        self,
+        scans: Scans,
+        batch_size: int,
+        ranges: AugmentRanges | None = None,
+        roi_size: Sequence[int] | None = None,
+    ) -> None:
         self.scans, self.batch_size, self.ranges = scans, batch_size, ranges
+        self.roi_size = None if roi_size is None else list(roi_size)
         self.flip_lut = torch.from_numpy(scans.data.schema.flip_lut)
         shapes = torch.tensor([label.shape for label in scans.data.labels])
         self.size: list[int] = shapes.amax(dim=0).tolist()
@@ -79,14 +89,41 @@ class ScanBatches:
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         item = self.scans[int(torch.randint(len(self.scans), (), generator=generator))]
         image, label = (self._padded(item[k][0]) for k in (CommonKeys.IMAGE, CommonKeys.LABEL))
-        if self.ranges is None:
+        if self.ranges is not None:
+            change = draw_change(self.ranges, generator)
+            num_classes = self.scans.data.schema.num_classes
+            image, label = change_shape(image, label, change, self.flip_lut, num_classes)
+            image = change_values(image, change, generator)
+        if self.roi_size is None:
             return image, label
-        change = draw_change(self.ranges, generator)
-        num_classes = self.scans.data.schema.num_classes
-        image, label = change_shape(image, label, change, self.flip_lut, num_classes)
-        return change_values(image, change, generator), label
+        part = draw_part(label, self.roi_size, generator)
+        return image[part], label[part]
 
     def _padded(self, volume_DHW: Tensor) -> Tensor:
         missing = [n - m for n, m in zip(self.size, volume_DHW.shape, strict=True)]
         ends = [pad for n in reversed(missing) for pad in (n // 2, n - n // 2)]
         return F.pad(volume_DHW, ends)
+
+
+def draw_part(
+    label_DHW: Tensor, roi_size: Sequence[int], generator: torch.Generator
+) -> tuple[slice, ...]:
+    """Draw which part of a volume is used.
+
+    Args:
+        label_DHW: its mask, uint8; with equal chances the part has a labelled voxel in its middle
+            (as far as the volume's borders allow), or lies anywhere.
+        roi_size: (D, H, W) of the part; sides longer than the volume's are the volume's.
+        generator: source of the draw.
+    """
+    u = torch.rand(5, generator=generator).tolist()
+    labelled = label_DHW.nonzero()
+    centre = labelled[int(u[1] * len(labelled))].tolist() if len(labelled) and u[0] < 0.5 else None
+    part = []
+    for axis, (whole, wanted) in enumerate(zip(label_DHW.shape, roi_size, strict=True)):
+        size, last = min(whole, wanted), max(0, whole - wanted)
+        first = int(u[2 + axis] * (last + 1))
+        if centre is not None:
+            first = min(last, max(0, centre[axis] - size // 2))
+        part.append(slice(first, first + size))
+    return tuple(part)

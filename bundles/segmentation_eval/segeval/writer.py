@@ -1,12 +1,16 @@
-"""Write predicted masks beside their scans, as a pair set."""
+"""Write predicted masks: beside their scans as a pair set, or as one file on a scan's own grid."""
 
 from __future__ import annotations
 
-from ignite.engine import Engine
+from pathlib import Path
+
+from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from common.data.datasets import Pair
+from common.data.datasets import Arrays, Pair
 from common.engines.pair_writer import PairWriter
+from common.io.nifti import write_volume
+from segeval.scan_file import ScanArrays
 
 
 class PredictionWriter(PairWriter):
@@ -26,3 +30,34 @@ class PredictionWriter(PairWriter):
         for name, image, mask in zip(names, images, masks, strict=True):
             pair = Pair(str(name), image, mask, self._affine(str(name)))
             self.made.write(pair, {**self._origin(str(name)), "source": {"image": str(name)}})
+
+
+class ScanWriter:
+    """Write the predicted mask of one scan file as ``<name>_mask.nii.gz``, on the file's grid.
+
+    Args:
+        data: the scan.
+        output_dir: folder of the mask.
+    """
+
+    def __init__(self, data: ScanArrays, output_dir: str) -> None:
+        self.data, self.output_dir = data, Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+
+    def _write(self, engine: Engine) -> None:
+        (logits,) = engine.state.output[CommonKeys.PRED].detach().cpu()
+        mask = self.data.mask_on_file(logits.argmax(dim=0).byte().numpy())
+        assert self.data.affine is not None
+        write_volume(self.output_dir / f"{self.data.ids[0]}_mask.nii.gz", mask, self.data.affine)
+
+
+def prediction_writer(
+    data: Arrays, dataset_dir: str, output_dir: str, generated_by: str
+) -> PredictionWriter | ScanWriter:
+    """Return the writer that fits the data; arguments as for `PredictionWriter`."""
+    if isinstance(data, ScanArrays):
+        return ScanWriter(data, output_dir)
+    return PredictionWriter(data, dataset_dir, output_dir, generated_by)

@@ -206,3 +206,10 @@ def test_the_average_warms_up_by_the_trainers_iteration() -> None:
         wanted.append(average)
     assert seen == pytest.approx(wanted)
     assert not ema.network.training
+
+
+def test_without_decay_the_average_is_the_network() -> None:
+    network = nn.Linear(2, 2)
+    ema = Ema(network, decay=0.0)
+    ema.attach(Engine(lambda e, b: None))
+    assert ema.network is network
