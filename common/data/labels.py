@@ -291,6 +291,12 @@ def _check_references(schema: LabelSchema, names: set[str]) -> None:
             raise MedpairError(f"label {label.name}: inside '{label.inside}' is not a label")
     for name in schema.intensity_order:
         schema.id_of(name)
+    for group, ids in schema.groups.items():
+        if group in names or not ids or not set(ids) <= set(range(1, schema.num_classes)):
+            raise MedpairError(
+                f"group {group}: labels {list(ids)}, wanted ids 1..{schema.num_classes - 1} and a "
+                "name that no label has"
+            )
     box = schema.container
     if box and (box.name not in names or box.support not in _SUPPORTS):
         raise MedpairError(

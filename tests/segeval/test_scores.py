@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.data.labels import LabelSchema
+from common.data.labels import LabelSchema, load_schema
 from common.errors import MedpairError
 from segeval.scores import score_masks, summarise
 
@@ -74,3 +74,27 @@ def test_means_leave_out_what_was_not_computed(schema: LabelSchema) -> None:
 def test_masks_on_other_grids_are_refused(schema: LabelSchema) -> None:
     with pytest.raises(MedpairError, match=r"shapes \(19, 12, 12\) and \(20, 12, 12\), one"):
         score_masks(block(4, 10)[1:], block(4, 10), schema, SPACING, None)
+
+
+def test_the_labels_of_a_group_count_as_one() -> None:
+    """Blocks of the whole tumour agree; within it enhancing and other tumour are exchanged."""
+    schema = load_schema("brats3")
+    real, predicted = block(4, 8, 2) + block(8, 12, 3), block(4, 8, 3) + block(8, 12, 2)
+    scores = score_masks(predicted, real, schema, SPACING, 4.0)
+    assert scores["WT"] == scores["TC"] == {"dice": 1.0, "hd95_mm": 0.0, "surface_dice": 1.0}
+    assert scores["ET"] == scores["enhancing"]
+    assert scores["ET"]["dice"] == 0.0
+    shifted = score_masks(block(7, 17, 3), block(2, 12, 2), schema, SPACING, 4.0)
+    assert shifted["TC"]["dice"] == pytest.approx(0.5)
+    assert shifted["TC"]["hd95_mm"] == pytest.approx(20.0)
+    assert shifted["ET"]["dice"] == 0.0
+
+
+def test_groups_have_means_of_their_own() -> None:
+    schema = load_schema("brats3")
+    mask = block(4, 8, 2)
+    report = summarise({"a": score_masks(mask, mask, schema, SPACING, None)}, schema)
+    assert report["groups"]["TC"] == {"dice": 1.0}
+    assert report["groups"]["ET"] == {"dice": "not computed: no case has a number"}
+    assert report["groups_mean"] == {"dice": 1.0}
+    assert set(report["labels"]) == {"edema", "non_enhancing", "enhancing", "brain"}

@@ -86,6 +86,16 @@ def test_groups_of_brats() -> None:
     assert load_schema("brats3").groups == {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
 
 
+@pytest.mark.parametrize("groups", [{"WT": []}, {"WT": [5]}, {"WT": [0, 1]}, {"edema": [1, 2]}])
+def test_groups_hold_labels_and_have_names_of_their_own(groups: dict[str, list[int]]) -> None:
+    plain = load_schema("brats3").to_dict() | {"groups": groups}
+    name = next(iter(groups))
+    with pytest.raises(
+        MedpairError, match=rf"mine: group {name}: .*, wanted ids 1\.\.4"
+    ):
+        LabelSchema.from_dict(plain, "mine")
+
+
 def test_remap_keeps_place_and_refuses_strangers() -> None:
     schema = load_schema("brats3")
     ids = np.array([[[0, 1], [2, 4]]])
