@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -276,6 +277,41 @@ def test_prepare_export_and_info_on_phantoms(
     name = raw.ids()[0]
     assert run(["export", f"{tmp_path}/set", name, "--out", f"{tmp_path}/back"]) == 0
     assert (tmp_path / "back" / f"{name}_image.nii.gz").is_file()
+
+
+def compared(out: Path, problems: list[str], seen: dict[str, Any]) -> Any:
+    """Stand for the comparison: write what the command reads of its report."""
+
+    def compare(**kwargs: Any) -> Path:
+        seen.update(kwargs)
+        (out / "compare.json").write_text(json.dumps({"problems": problems}), encoding="utf-8")
+        return out
+
+    return compare
+
+
+def test_compare_hands_its_words_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: dict[str, Any] = {}
+    stub(monkeypatch, "common.comparison", compare=compared(tmp_path, [], seen))
+    words = "compare --real r --synthetic a --synthetic b=c --test t --networks unet3d,unetr"
+    words += " --strategies E2-1,E2-4 --seeds 0,5 --updates 9 --folds 3 --out o"
+    assert run([*words.split(), "--generator-training", "g"]) == 0
+    assert (seen["real"], seen["test"], seen["out"]) == (Path("r"), Path("t"), Path("o"))
+    assert (seen["synthetic"], seen["seeds"]) == (["a", "b=c"], [0, 5])
+    assert (seen["networks"], seen["strategies"]) == (["unet3d", "unetr"], ["E2-1", "E2-4"])
+    assert (seen["updates"], seen["folds"], seen["generator_training"]) == (9, 3, Path("g"))
+    assert run(["compare", "--real", "r", "--out", "o"]) == 0
+    assert (seen["synthetic"], seen["seeds"], seen["strategies"]) == ((), None, None)
+
+
+def test_compare_names_what_it_left_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub(monkeypatch, "common.comparison", compare=compared(tmp_path, ["pair 3 is left out"], {}))
+    assert run(["compare", "--real", "r", "--out", "o"]) == 1
+    assert "error: pair 3 is left out" in capsys.readouterr().err
+    assert run(["compare", "--real", "r", "--out", "o", "--seeds", "0,x"]) == 2
+    assert "--seeds: found '0,x', wanted whole numbers" in capsys.readouterr().err
 
 
 def cpu_seconds_of_children() -> float:
