@@ -7,6 +7,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ REPOSITORY = "Project-MONAI/perceptual-models:main"
 BGR_MEANS = (0.406, 0.456, 0.485)
 DILATIONS = {"layer3": 2, "layer4": 4}
 """MedicalNet's last two levels keep the resolution and see further instead."""
+
+
+class _NoTorchvisionError(RuntimeError):
+    """The package is missing, or belongs to another release of torch."""
 
 
 class VolumeNetwork:
@@ -134,10 +139,10 @@ def _inception(weights: str, device: Device, options: Mapping[str, Any]) -> Open
             weights, "inception", device, _inception_of_file, "Inception-v3", **settings
         )
     except MedpairError as error:
-        if isinstance(error.__cause__, ModuleNotFoundError):
+        if isinstance(error.__cause__, _NoTorchvisionError):
             return not_computed(
-                "a state dict of Inception-v3 needs torchvision; pip install medpair[perceptual], "
-                "or give TorchScript"
+                f"a state dict of Inception-v3 needs torchvision ({error.__cause__}); pip install "
+                "medpair[perceptual], or give TorchScript"
             )
         raise
 
@@ -157,8 +162,15 @@ def _from_hub(model: str) -> nn.Module:
     return network
 
 
+def _torchvision_models() -> ModuleType:
+    try:
+        return importlib.import_module("torchvision.models")
+    except (ImportError, RuntimeError, AttributeError) as error:  # the latter two: of another torch
+        raise _NoTorchvisionError(" ".join(str(error).split())[:80]) from error
+
+
 def _inception_from_hub() -> nn.Module:
-    models = importlib.import_module("torchvision.models")
+    models = _torchvision_models()
     chosen = models.Inception_V3_Weights.IMAGENET1K_V1
     return _inception_network(chosen.get_state_dict(progress=False))
 
@@ -169,7 +181,7 @@ def _inception_of_file(path: Path) -> nn.Module:
 
 def _inception_network(state: Mapping[str, Tensor]) -> nn.Module:
     """Return torchvision's Inception-v3 up to the 2048 features before its last layer."""
-    models = importlib.import_module("torchvision.models")
+    models = _torchvision_models()
     network: nn.Module = models.inception_v3(weights=None, init_weights=False)
     network.load_state_dict(state)
     network.fc = nn.Identity()

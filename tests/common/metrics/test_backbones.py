@@ -1,5 +1,6 @@
 """Networks of others: names, files, downloads that fail, MedicalNet as it was trained."""
 
+import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -120,6 +121,16 @@ def test_inception_wants_torchvision_for_a_state_dict(
     given = {"inception": {"weights": tmp_path / "inception.pth", "size": 8}}
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
     assert "needs torchvision" in str(open_backbones(given)["inception"])
+
+    def broken(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    with monkeypatch.context() as patch:  # a package of another release of torch
+        patch.setattr(importlib, "import_module", broken)
+        reason = str(open_backbones(given)["inception"])
+    assert reason.startswith(
+        "not computed: a state dict of Inception-v3 needs torchvision (operator"
+    )
 
     class Tiny(Means):
         def __init__(self) -> None:
