@@ -84,7 +84,17 @@ def _pairset(pairs: PairSet) -> Rows:
         ("schema", f"{pairs.schema.name}: {', '.join(pairs.schema.names)}"),
         ("size DxHxW", _by(pairs.size)),
         ("spacing mm", _by(pairs.spacing)),
+        *_audit(pairs),
     ]
+
+
+def _audit(pairs: PairSet) -> Rows:
+    """Say whether a pair set was audited for copies; prepared scans are no one's copies."""
+    from common.data.audits import read_audit
+
+    if "prepare" in pairs.header:
+        return []
+    return [("audit", read_audit(pairs))]
 
 
 def _by(values: Sequence[float] | None) -> str:

@@ -242,6 +242,17 @@ class PairSet:
         self._write_datalist()
         return line
 
+    def remove(self, identity: str) -> None:
+        """Delete a pair: its manifest line first, its files last; what is gone already is no fault.
+
+        Args:
+            identity: the pair's id.
+        """
+        self.manifest.drop(identity)
+        self._write_datalist()
+        for path in self.paths(identity):
+            path.unlink(missing_ok=True)
+
     def log(self, record: Mapping[str, Any]) -> None:
         """Append seconds, memory and the like to `run.jsonl`, the only file that may differ."""
         append_jsonl(self.dir / "run.jsonl", dict(record))
@@ -350,7 +361,9 @@ def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arra
         MedpairError: where there is no pair set or the split is empty.
     """
     if str(dataset_dir).startswith("phantom:"):
-        return _phantom_arrays(str(dataset_dir), split)
+        from common.data.phantom import phantom_arrays
+
+        return phantom_arrays(str(dataset_dir), split)
     pairset = PairSet.open(dataset_dir)
     ids = pairset.ids(split)
     if not ids:
@@ -385,18 +398,3 @@ def parse_phantom(text: str) -> tuple[LabelSchema, Size, int]:
             "phantom:brain4:48x40x40:4"
         ) from error
     return load_schema(name), (d, h, w), count
-
-
-def _phantom_arrays(text: str, split: str | None) -> Arrays:
-    from common.data.phantom import make_phantom, phantom_seeds, phantom_spacing
-
-    schema, size, count = parse_phantom(text)
-    seeds = phantom_seeds(count, split)
-    pairs = [make_phantom(schema, size, seed) for seed in seeds]
-    return Arrays(
-        tuple(f"phantom-{seed:04d}" for seed in seeds),
-        [image for image, _ in pairs],
-        [label for _, label in pairs],
-        schema,
-        phantom_spacing(schema, size),
-    )

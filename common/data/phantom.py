@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from common.data.anatomies import ANATOMIES, Canvas, Rng, Space, blobs, wave
-from common.data.datasets import Pair, PairSet, Size, Spacing
+from common.data.datasets import Arrays, Pair, PairSet, Size, Spacing, parse_phantom
 from common.data.intensity import intensity_of, normalise
 from common.data.labels import LabelSchema, load_schema
 from common.data.matching import split_persons
@@ -122,6 +122,28 @@ def phantom_seeds(count: int, split: str | None) -> tuple[int, ...]:
     if split not in seeds:
         raise MedpairError(f"split '{split}' is unknown; choose training or validation")
     return seeds[split]
+
+
+def phantom_arrays(text: str, split: str | None) -> Arrays:
+    """Make the phantoms of "phantom:<schema>[:<DxHxW>[:<n>]]" in memory.
+
+    Args:
+        text: what is wanted, see `load_arrays`.
+        split: "training", "validation", or None for both.
+
+    Raises:
+        MedpairError: for another form of the text.
+    """
+    schema, size, count = parse_phantom(text)
+    seeds = phantom_seeds(count, split)
+    pairs = [make_phantom(schema, size, seed) for seed in seeds]
+    return Arrays(
+        tuple(f"phantom-{seed:04d}" for seed in seeds),
+        [image for image, _ in pairs],
+        [label for _, label in pairs],
+        schema,
+        phantom_spacing(schema, size),
+    )
 
 
 def write_phantom_set(

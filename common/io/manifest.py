@@ -91,7 +91,14 @@ class Manifest:
         Args:
             record: JSON-ready, with the key "id".
         """
-        records = {**self._records, record["id"]: record}
+        self._rewrite({**self._records, record["id"]: record})
+
+    def drop(self, identity: str) -> None:
+        """Remove the record of one id, if there is one, and rewrite the file atomically."""
+        if identity in self._records:
+            self._rewrite({k: v for k, v in self._records.items() if k != identity})
+
+    def _rewrite(self, records: dict[str, Record]) -> None:
         lines = (to_json(records[identity]) + "\n" for identity in sorted(records))
         write_text(self.path, "".join(lines))
         self._records = records
