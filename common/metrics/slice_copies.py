@@ -109,6 +109,19 @@ def nearest_slices(query: Slices, training: Slices) -> tuple[Floats, Indices]:
     return best, which
 
 
+def slice_likeness(a_NHW: Image, b_NHW: Image, kind: str) -> Floats:
+    """Return the correlation (N,) of slices pair by pair.
+
+    Args:
+        a_NHW: normalised intensities (0..1, clipped).
+        b_NHW: as many slices of one size.
+        kind: "plain" or "detail".
+    """
+    pair = (_vectors(np.clip(slices, 0, 1), kind) for slices in (a_NHW, b_NHW))
+    a_NF, b_NF = pair
+    return np.asarray((a_NF * b_NF).sum(axis=1), np.float32)
+
+
 def copy_audit(
     generated: Sequence[AuditScan],
     training: Sequence[AuditScan],
