@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from common.progress import Progress
 
 __all__ = [
+    "audit",
     "compare",
     "counterfactual",
     "enhance",
@@ -47,6 +48,7 @@ def _require_own_common() -> None:
 
 _require_own_common()
 
+from common.auditing import audit  # noqa: E402 - after the check
 from common.comparison import compare  # noqa: E402 - after the check
 from common.judging import judge  # noqa: E402
 from common.uses import counterfactual, enhance, harmonise  # noqa: E402
@@ -176,6 +178,7 @@ def generate(
     weights: StrPath | None = None,
     stages: Sequence[str] | None = None,
     data: StrPath | None = None,
+    gate: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Generate pairs into a pair set; called again, it makes only what is missing.
@@ -191,6 +194,7 @@ def generate(
         weights: folder that `train` wrote; None takes the weights that ship.
         stages: only these stages; None runs all.
         data: pair set that gives what the left-out stages would have made.
+        gate: refuse pairs unlike any real scan and make them again, for presets that can.
         progress: called with (task, done, total).
 
     Returns:
@@ -199,6 +203,8 @@ def generate(
     Raises:
         common.errors.MedpairError: an unknown name, a value outside its range, or weights of
             another schema or preset.
+        common.errors.IncompleteError: pairs that the gate refused in all attempts; the others
+            are written.
     """
     from common.pipeline import generate as run
 
@@ -213,6 +219,7 @@ def generate(
         weights=_path(weights),
         stages=stages,
         data=_path(data),
+        gate=gate,
         progress=progress,
     )
 

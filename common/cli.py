@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from common.cli_auditing import add_auditing
 from common.cli_comparison import add_comparison
 from common.cli_judging import add_judging
 from common.cli_uses import add_uses
 from common.console import OutDir, Preset, Weights, complain, err, say
-from common.errors import MedpairError
+from common.errors import IncompleteError, MedpairError
 from common.progress import shown
 
 # torch and monai take seconds to import: subcommands import what they need when they run.
 
+INCOMPLETE = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -161,6 +163,7 @@ def generate(
     weights: Weights = None,
     stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
     data: Annotated[Path | None, typer.Option(help="Pair set to start from.")] = None,
+    gate: Annotated[bool, typer.Option(help="Refuse pairs unlike any real scan.")] = True,
 ) -> None:
     """Generate pairs; the same command again makes only what is missing."""
     from common.pipeline import generate as run
@@ -177,6 +180,7 @@ def generate(
             weights=weights,
             stages=stages.split(",") if stages else None,
             data=data,
+            gate=gate,
             progress=progress,
         )
     say(f"{num} pairs in {folder}")
@@ -258,6 +262,7 @@ def info(
 
 
 add_judging(app)
+add_auditing(app)
 add_uses(app)
 add_comparison(app)
 
@@ -270,16 +275,20 @@ def one_line(error: BaseException) -> str | None:
     Args:
         error: what a subcommand raised.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if isinstance(cause, MedpairError):
             return " ".join(str(cause).split())
         if isinstance(cause, OSError):
             return _os_error(cause)
         if hasattr(cause, "format_message"):  # wrong words on the command line
             return " ".join(str(cause.format_message()).split())
-        cause = cause.__cause__
     return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _os_error(error: OSError) -> str:
@@ -296,14 +305,17 @@ def _run(words: Sequence[str]) -> int:
         if line is None:
             raise
         complain(line)
-        return USER_ERROR
+        incomplete = any(isinstance(cause, IncompleteError) for cause in _causes(error))
+        return INCOMPLETE if incomplete else USER_ERROR
     if code == INTERRUPTED:
         complain("interrupted: the same command continues")
     return code if isinstance(code, int) else 0
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0, or 2 with one line on standard error for a user's mistake.
+    """Run the command and exit: 0, 2 with one line on standard error for a user's mistake, or 1.
+
+    1 says that the work is done but for some items, which lines on standard error name.
 
     Args:
         words: the command line without the program's name; default ``sys.argv[1:]``.

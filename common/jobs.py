@@ -1,7 +1,8 @@
 """Generation jobs: which pairs are missing, made batch by batch, written one by one.
 
 A stage is a callable from `PairBatch` to `PairBatch`. The output folder with its manifest is the
-queue: a finished pair is never made again.
+queue: a finished pair is never made again. A stage may find faults; such a pair is made again with
+other noise, in a batch of the same volumes, so that bytes do not depend on what was finished.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.attempts import Attempts, attempt_seed
 from common.data.datasets import Pair, PairSet
 from common.data.labels import load_schema
 from common.data.pairs import PairBatch
 from common.data.pictures import contact_sheet
+from common.data.sidesets import removed
 from common.data.views import from_dhw, ras_affine
 from common.errors import MedpairError
 from common.io.lock import exclusive
@@ -51,13 +54,25 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Job:
-    """What one generation makes: pairs 0..num-1 of a seed."""
+    """What one generation makes: pairs 0..num-1 of a seed.
+
+    Args:
+        out: folder of the pair set.
+        num: pairs wanted.
+        seed: the run's seed.
+        geometry: what the preset fixes.
+        start: first generated slice; None draws it.
+        retries: further attempts at a pair in which a stage finds faults.
+        ungated: why no stage looks for faults, where none does.
+    """
 
     out: Path
     num: int
     seed: int
     geometry: Geometry
     start: int | None = None
+    retries: int = 0
+    ungated: str = "no gate among the stages"
 
     def __post_init__(self) -> None:
         depth = self.geometry.size[0]
@@ -75,6 +90,10 @@ class Job:
     def name(self, volume: int) -> str:
         """Return the id of a pair by its volume number."""
         return f"s{self.seed}_{volume:05d}"
+
+    def names(self) -> list[str]:
+        """Return the ids of all pairs."""
+        return [self.name(volume) for volume in range(self.num)]
 
 
 def run_stages(
@@ -98,6 +117,7 @@ def run_stages(
 
     Raises:
         MedpairError: if a stage leaves a pair incomplete or the folder is in use.
+        IncompleteError: if a pair has faults in all attempts; the others are written.
     """
     g = job.geometry
     settings = {
@@ -111,19 +131,84 @@ def run_stages(
         pairset = PairSet.create(
             job.out, schema, g.spacing, g.size, dict(g.intensity), generated=settings
         )
-        missing = [v for v in range(job.num) if job.name(v) not in pairset.ids()]
+        run = _Run(stages, job, settings, pairset, masks, progress or silent)
+        missing = run.missing()
         groups = sorted({volume // g.batch_volumes for volume in missing})
         for index, group in enumerate(groups):
-            first = group * g.batch_volumes
-            volumes = tuple(range(first, first + g.batch_volumes))
-            batch = _first_batch(job, pairset, volumes, masks)
-            batch = _run_batch(stages, batch, pairset, progress or silent, index, len(groups))
-            for slot, volume in enumerate(volumes):
-                if volume in missing:
-                    _write_pair(pairset, job, batch, slot, settings)
-        if missing:
+            run.make(group, index, len(groups))
+        if missing and pairset.ids():
             contact_sheet(pairset, job.out / "contact_sheet.png")
+        run.attempts.check(job.names())
     return pairset
+
+
+class _Run:
+    """The groups of volumes of a job, made one after the other."""
+
+    def __init__(
+        self,
+        stages: Mapping[str, Stage],
+        job: Job,
+        settings: Mapping[str, Any],
+        pairset: PairSet,
+        masks: PairSet | None,
+        progress: Progress,
+    ) -> None:
+        self.stages, self.job, self.settings = stages, job, settings
+        self.pairset, self.masks, self.progress = pairset, masks, progress
+        self.attempts = Attempts(pairset, job.retries)
+        self.removed = removed(pairset.dir)
+
+    def missing(self) -> list[int]:
+        """Return the volumes that can still become pairs."""
+        names = {volume: self.job.name(volume) for volume in range(self.job.num)}
+        done = {*self.pairset.ids(), *self.removed}
+        return [v for v, n in names.items() if n not in done and not self.attempts.spent(n)]
+
+    def make(self, group: int, index: int, count: int) -> None:
+        """Make the missing pairs of a group of volumes that share all batches."""
+        size = self.job.geometry.batch_volumes
+        volumes = tuple(range(group * size, (group + 1) * size))
+        for attempt in range(self.attempts.most):
+            missing = set(self.missing()) & set(volumes)
+            due = [v for v in missing if self.attempts.refused(self.job.name(v)) == attempt]
+            if not due:
+                continue
+            batch = _first_batch(self.job, self.pairset, volumes, self.masks)
+            batch = replace(batch, seed=attempt_seed(self.job.seed, attempt))
+            batch = self._run_batch(batch, attempt, index, count)
+            for slot, volume in enumerate(volumes):
+                if volume in due:
+                    self._keep(batch, slot, attempt)
+
+    def _run_batch(self, batch: PairBatch, attempt: int, index: int, count: int) -> PairBatch:
+        again = {"attempt": attempt} if attempt else {}
+        for name, stage in self.stages.items():
+            task = f"{name}, attempt {attempt + 1}" if attempt else name
+            self.progress(task, index, count)
+            usage = Usage()
+            batch = stage(batch)
+            volumes = list(batch.volumes)
+            self.pairset.log({"stage": name, "volumes": volumes, **again, **usage.measured()})
+            self.progress(task, index + 1, count)
+        return batch
+
+    def _keep(self, batch: PairBatch, slot: int, attempt: int) -> None:
+        """Write a pair into the pair set, or among the refused ones."""
+        pair = _pair(self.job, batch, slot)
+        faults = None if batch.faults is None else batch.faults[slot]
+        gate: Any = f"not run: {self.job.ungated}"
+        if faults is not None:
+            gate = {"passed": not faults, "attempts": attempt + 1}
+        record = _record(self.job, batch, slot, self.settings) | {"gate": gate}
+        if attempt:
+            record["noise_seed"] = batch.seed
+        if faults:
+            self.attempts.refuse(pair, attempt, faults, record)
+            return
+        if batch.image_VDHW is None or not torch.isfinite(batch.image_VDHW[slot]).all():
+            raise MedpairError(f"pair {pair.id}: NaN in the image; check the weights")
+        self.pairset.write(pair, record)
 
 
 def _first_batch(
@@ -149,44 +234,23 @@ def _first_batch(
     )
 
 
-def _run_batch(
-    stages: Mapping[str, Stage],
-    batch: PairBatch,
-    pairset: PairSet,
-    progress: Progress,
-    index: int,
-    count: int,
-) -> PairBatch:
-    for name, stage in stages.items():
-        progress(name, index, count)
-        usage = Usage()
-        batch = stage(batch)
-        volumes = list(batch.volumes)
-        pairset.log({"stage": name, "volumes": volumes, **usage.measured()})
-        progress(name, index + 1, count)
-    return batch
-
-
-def _write_pair(
-    pairset: PairSet, job: Job, batch: PairBatch, slot: int, settings: Mapping[str, Any]
-) -> None:
+def _pair(job: Job, batch: PairBatch, slot: int) -> Pair:
     if batch.label_VDHW is None or batch.image_VDHW is None:
         lacking = "masks" if batch.label_VDHW is None else "images"
         raise MedpairError(
             f"stages: they made no {lacking}; run all stages, or give --data with masks"
         )
     image = batch.image_VDHW[slot].numpy()
-    if not np.isfinite(image).all():
-        raise MedpairError(
-            f"pair {job.name(batch.volumes[slot])}: NaN in the image; check the weights"
-        )
-    pair = Pair(
+    return Pair(
         job.name(batch.volumes[slot]),
         np.clip((image + 1) / 2, 0, 1).astype(np.float32),
         batch.label_VDHW[slot].numpy(),
         ras_affine(batch.size, batch.spacing, batch.schema.slice_axis),
     )
-    record = {
+
+
+def _record(job: Job, batch: PairBatch, slot: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "source": "generated",
         "seed": job.seed,
         "volume": batch.volumes[slot],
@@ -195,7 +259,6 @@ def _write_pair(
         "parameters": dict(settings),
         "versions": versions("medpair", "torch", "monai", "numpy"),
     }
-    pairset.write(pair, record)
 
 
 def stage_job(

@@ -11,9 +11,10 @@ from monai.bundle import ConfigParser
 from common.bundles import bundles_dir, pipelines
 from common.data.datasets import PairSet
 from common.errors import MedpairError
+from common.gating import StageEntry, is_gate, own_weights, without_gate
 from common.jobs import Geometry, Job, run_stages
 from common.progress import Progress, silent
-from common.stages import open_stage, open_workflow, plain_errors, weights_path
+from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
 
 
 def generate(
@@ -28,6 +29,7 @@ def generate(
     weights: Path | None = None,
     stages: Sequence[str] | None = None,
     data: Path | None = None,
+    gate: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Generate pairs with a pipeline of `bundles/`; see `generate_pipeline`.
@@ -43,6 +45,7 @@ def generate(
         weights: folder that `train` wrote; None takes the weights that ship.
         stages: names of the stages to run; None runs all.
         data: pair set whose masks and images replace those of left-out stages.
+        gate: let a gate of the pipeline run where it can.
         progress: called with (task, done, total).
 
     Returns:
@@ -62,13 +65,14 @@ def generate(
         weights=weights,
         only=stages,
         data=data,
+        gate=gate,
         progress=progress,
     )
 
 
 def generate_pipeline(
     name: str,
-    stages: Sequence[Mapping[str, str]],
+    stages: Sequence[StageEntry],
     presets: Mapping[str, Mapping[str, Any]],
     *,
     preset: str,
@@ -80,13 +84,15 @@ def generate_pipeline(
     weights: str | Path | None = None,
     only: Sequence[str] | None = None,
     data: str | Path | None = None,
+    gate: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Open the stages, generate the missing pairs and draw the contact sheet.
 
     Args:
         name: the pipeline's name, for the manifest.
-        stages: ``name`` and ``bundle`` of each stage, in order.
+        stages: ``name`` and ``bundle`` of each stage, in order; a gate also has ``by_default``,
+            the presets for which it runs without being named, and ``retries``.
         presets: `Geometry` entries by preset.
         preset: which of them.
         num: pairs wanted, >= 1.
@@ -97,6 +103,7 @@ def generate_pipeline(
         weights: folder that `train` wrote; None takes the weights that ship.
         only: names of the stages to run; None runs all.
         data: pair set whose masks and images replace those of left-out stages.
+        gate: False leaves a gate out; True lets it run where it is named, or where it can judge.
         progress: called with (task, done, total).
 
     Returns:
@@ -105,19 +112,36 @@ def generate_pipeline(
     Raises:
         MedpairError: for an unknown preset or stage, weights of another schema or preset, numbers
             outside their range, or an output folder of other settings.
+        IncompleteError: if a gate refused a pair in all attempts; the others are written.
     """
     geometry = preset_geometry(presets, preset, depth)
-    job = Job(Path(out), num, seed, geometry, start)
-    chosen = choose_stages(stages, only)
+    chosen, ungated = without_gate(
+        choose_stages(stages, only),
+        named=only is not None,
+        wanted=gate,
+        preset=preset,
+        other_depth=depth if geometry != preset_geometry(presets, preset) else None,
+        weights=weights,
+    )
+    retries = max((int(s.get("retries", 0)) for s in chosen), default=0)
+    job = Job(Path(out), num, seed, geometry, start, retries, ungated)
     masks = PairSet.open(data) if data is not None else None
-    opened = {s["name"]: open_stage(s["bundle"], preset, weights) for s in chosen}
+    opened = {s["name"]: _open(s, preset, weights) for s in chosen}
+    judges = {s["name"] for s in chosen if is_gate(s)}
+    identities = {key: stage.identity for key, stage in opened.items()}
     parameters = {
         "pipeline": name,
         "preset": preset,
-        "stages": {key: stage.identity for key, stage in opened.items()},
+        "stages": {key: value for key, value in identities.items() if key not in judges},
+        **{key: value for key, value in identities.items() if key in judges},
     }
     run_stages({key: s.run for key, s in opened.items()}, job, parameters, masks, progress)
     return job.out
+
+
+def _open(stage: StageEntry, preset: str, weights: str | Path | None) -> OpenedStage:
+    held = own_weights(stage, weights) if is_gate(stage) else weights
+    return open_stage(stage["bundle"], preset, held)
 
 
 def read_pipeline(name: str) -> dict[str, Any]:
@@ -155,9 +179,7 @@ def preset_geometry(
     )
 
 
-def choose_stages(
-    stages: Sequence[Mapping[str, str]], only: Sequence[str] | None
-) -> list[Mapping[str, str]]:
+def choose_stages(stages: Sequence[StageEntry], only: Sequence[str] | None) -> list[StageEntry]:
     """Return the stages to run, in the pipeline's order.
 
     Raises:

@@ -20,7 +20,7 @@ from common.jobs import Stage
 
 @dataclass(frozen=True)
 class OpenedStage:
-    """A stage and what identifies it: bundle and hash of its weights."""
+    """A stage and what identifies it: bundle, hash of its weights, its own attribute `identity`."""
 
     run: Stage
     identity: Mapping[str, Any]
@@ -40,7 +40,8 @@ def open_stage(bundle: str, preset: str, weights: str | Path | None = None) -> O
     stage: Stage | None = open_key(bundle, "stage", preset, weights)
     assert stage is not None
     path = weights_path(bundle, preset, weights)
-    return OpenedStage(stage, {"bundle": bundle, "weights_sha256": sha256(path)})
+    own = getattr(stage, "identity", {})
+    return OpenedStage(stage, {"bundle": bundle, "weights_sha256": sha256(path), **own})
 
 
 def open_key(

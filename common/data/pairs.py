@@ -27,6 +27,7 @@ class PairBatch:
         start: first generated slice of each volume, None to draw it.
         label_VDHW: labels, uint8; None before the mask stage.
         image_VDHW: images in [-1, 1], float32; None before the image stage.
+        faults: what is wrong with each volume, () for a good one; None where no gate has judged.
     """
 
     volumes: tuple[int, ...]
@@ -37,6 +38,7 @@ class PairBatch:
     start: tuple[int, ...] | None = None
     label_VDHW: Tensor | None = None
     image_VDHW: Tensor | None = None
+    faults: tuple[tuple[str, ...], ...] | None = None
 
     def check_schema(self, stage: str, schema: str) -> None:
         """Raise MedpairError unless the batch is of the schema that a stage's weights are for.

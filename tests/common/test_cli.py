@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from common import cli
-from common.errors import MedpairError
+from common.errors import IncompleteError, MedpairError
 
 ROOT = Path(__file__).parents[2]
 GENERATE = ["generate", "medgen3d", "--out", "o"]
@@ -72,10 +72,66 @@ def test_generate_hands_its_words_on(
         "weights": Path("w"),
         "stages": ["mask", "image"],
         "data": None,
+        "gate": True,
     }
     said = capsys.readouterr()
     assert "2 pairs in o" in said.out
     assert "volumes: 2/2" in said.err
+
+
+def test_the_gate_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    stub(monkeypatch, generate=lambda pipeline, **kwargs: seen.update(kwargs))
+    assert run([*GENERATE, "--no-gate"]) == 0
+    assert seen["gate"] is False
+
+
+@pytest.mark.parametrize("wrap", [wrapped, lambda error: error])
+def test_work_that_is_done_but_for_some_items_ends_with_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrap: Any
+) -> None:
+    fails_with(monkeypatch, wrap(IncompleteError("gate: 1 of 2 pairs failed")))
+    assert run(GENERATE) == 1
+    assert capsys.readouterr().err.strip() == "error: gate: 1 of 2 pairs failed"
+
+
+def audited(out: Path, seen: dict[str, Any], problems: list[str]) -> Any:
+    """Stand for the audit: write what the command reads of its report."""
+
+    def audit(pairset: Path, **kwargs: Any) -> Path:
+        seen.update(kwargs, pairset=pairset)
+        report = {"n": 4, "n_copies": 2, "n_mem": 1, "removed": {"a": "", "b": ""}}
+        (out / "audit.json").write_text(json.dumps({**report, "problems": problems}))
+        return out
+
+    return audit
+
+
+def test_audit_hands_its_words_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+    stub(monkeypatch, "common.auditing", audit=audited(tmp_path, seen, []))
+    assert run(["audit", "p", "--real", "r", "--out", "o", "--quarantine"]) == 0
+    del seen["progress"]
+    assert seen == {
+        "pairset": Path("p"),
+        "out": Path("o"),
+        "real": Path("r"),
+        "training": None,
+        "heldout": None,
+        "action": "quarantine",
+    }
+    said = capsys.readouterr().out
+    assert "copies: 2 of 4 pairs, of 1 training scans; 2 taken out" in said
+    assert run(["audit", "p", "--training", "t", "--heldout", "h", "--out", "o", "--drop"]) == 0
+    assert (seen["training"], seen["heldout"], seen["action"]) == (Path("t"), Path("h"), "drop")
+    assert run(["audit", "p", "--training", "t", "--out", "o"]) == 0
+    assert seen["action"] is None
+    assert run(["audit", "p", "--real", "r", "--out", "o", "--drop", "--quarantine"]) == 2
+    stub(monkeypatch, "common.auditing", audit=audited(tmp_path, seen, ["pair 3 is left out"]))
+    assert run(["audit", "p", "--real", "r", "--out", "o"]) == 1
+    assert "error: pair 3 is left out" in capsys.readouterr().err
 
 
 def test_train_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,18 @@ import json
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from common.attempts import attempt_seed
 from common.data.datasets import PairSet
 from common.data.pairs import PairBatch
+from common.data.sidesets import take_out
 from common.diffusion.rng import normal
-from common.errors import MedpairError
+from common.errors import IncompleteError, MedpairError
 from common.io.lock import exclusive
 from common.jobs import Geometry, Job, run_stages, stage_job, write_masks
 
@@ -190,3 +193,141 @@ def test_masks_alone_are_written_once_per_volume(tmp_path: Path) -> None:
     before = tree(tmp_path)
     write_masks(lambda batch: pytest.fail("called"), alone)
     assert tree(tmp_path) == before
+
+
+REFUSED = ((1, 0), (2, 0), (2, 1), (4, 0))
+"""Volumes and attempts in which the gate below finds a fault."""
+
+
+class Gate:
+    """Finds faults in known attempts, and NaN."""
+
+    def __init__(self, refused: tuple[tuple[int, int], ...] = REFUSED) -> None:
+        self.refused, self.seen = refused, list[tuple[tuple[int, ...], int]]()
+
+    def __call__(self, batch: PairBatch) -> PairBatch:
+        assert batch.image_VDHW is not None
+        attempt = [attempt_seed(7, a) for a in range(9)].index(batch.seed)
+        self.seen.append((batch.volumes, attempt))
+        broken = batch.image_VDHW.isnan().flatten(1).any(dim=1).tolist()
+        faults = [
+            (f"fault of {volume}",) if (volume, attempt) in self.refused else ()
+            for volume in batch.volumes
+        ]
+        return replace(
+            batch, faults=tuple(("NaN",) if b else f for b, f in zip(broken, faults, strict=True))
+        )
+
+
+def gated(gate: Gate | None = None) -> dict[str, Any]:
+    return {**STAGES, "gate": gate or Gate()}
+
+
+def test_attempts_have_seeds_of_their_own() -> None:
+    seeds = [attempt_seed(seed, attempt) for seed in (0, 1, 2**64 - 1) for attempt in range(4)]
+    assert seeds[::4] == [0, 1, 2**64 - 1]
+    assert len(set(seeds)) == 12
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_a_refused_pair_is_made_again_and_kept_beside(tmp_path: Path) -> None:
+    gate = Gate()
+    pairs = run_stages(gated(gate), job(tmp_path, retries=2), {})
+    assert len(pairs.ids()) == 5
+    assert gate.seen == [((0, 1), 0), ((0, 1), 1), ((2, 3), 0), ((2, 3), 1), ((2, 3), 2),
+                         ((4, 5), 0), ((4, 5), 1)]  # fmt: skip
+    verdicts = [pairs.record(name)["gate"] for name in pairs.ids()]
+    assert [v["attempts"] for v in verdicts] == [1, 2, 3, 1, 2]
+    assert all(v["passed"] for v in verdicts)
+    record = pairs.record("s7_00002")
+    assert (record["seed"], record["volume"]) == (7, 2)
+    assert record["noise_seed"] == attempt_seed(7, 2)
+    again = masks(PairBatch((2, 3), attempt_seed(7, 2), pairs.schema, (4.0,) * 3, (6, 8, 8)))
+    assert again.label_VDHW is not None
+    np.testing.assert_array_equal(pairs.read("s7_00002").label, again.label_VDHW[0].numpy())
+    rejected = PairSet.open(tmp_path / "rejected")
+    assert rejected.ids() == ("s7_00001_a0", "s7_00002_a0", "s7_00002_a1", "s7_00004_a0")
+    assert rejected.record("s7_00002_a1")["faults"] == ["fault of 2"]
+    first = masks(PairBatch((2, 3), 7, pairs.schema, (4.0,) * 3, (6, 8, 8))).label_VDHW
+    assert first is not None
+    np.testing.assert_array_equal(rejected.read("s7_00002_a0").label, first[0].numpy())
+
+
+def test_pairs_that_pass_at_once_have_the_bytes_of_a_run_without_a_gate(tmp_path: Path) -> None:
+    plain = run_stages(STAGES, job(tmp_path / "a"), {})
+    run_stages(gated(), job(tmp_path / "b", retries=2), {})
+    one, other = tree(tmp_path / "a"), tree(tmp_path / "b")
+    for name in ("s7_00000", "s7_00003"):
+        for kind in ("images", "labels"):
+            file = f"{kind}/{name}.nii.gz"
+            assert one[file] == other[file]
+    assert one["labels/s7_00001.nii.gz"] != other["labels/s7_00001.nii.gz"]
+    assert plain.record("s7_00000")["gate"] == "not run: no gate among the stages"
+
+
+def test_a_pair_that_fails_all_attempts_is_named_and_not_tried_again(tmp_path: Path) -> None:
+    with pytest.raises(IncompleteError, match=r"gate: 1 of 5 .* all 2 attempts \(s7_00002\)"):
+        run_stages(gated(), job(tmp_path, retries=1), {})
+    pairs = PairSet.open(tmp_path)
+    assert pairs.ids() == ("s7_00000", "s7_00001", "s7_00003", "s7_00004")
+    assert (tmp_path / "contact_sheet.png").is_file()
+    before = tree(tmp_path)
+    with pytest.raises(IncompleteError, match="s7_00002"):
+        run_stages({"mask": lambda batch: pytest.fail("called")}, job(tmp_path, retries=1), {})
+    assert tree(tmp_path) == before
+    gate = Gate()
+    run_stages(gated(gate), job(tmp_path, retries=2), {})
+    assert gate.seen == [((2, 3), 2)]
+    run_stages(gated(), job(tmp_path / "whole", retries=2), {})
+    one, other = tree(tmp_path / "whole"), tree(tmp_path)
+    assert {k: v for k, v in other.items() if not k.startswith("whole")} == one
+
+
+def test_nan_is_refused_and_its_copy_holds_numbers(tmp_path: Path) -> None:
+    def broken_once(batch: PairBatch) -> PairBatch:
+        made = images(batch).image_VDHW
+        assert made is not None
+        made[0, 0, 0, 0] = torch.nan if batch.seed == 7 else 0
+        return replace(batch, image_VDHW=made)
+
+    stages = {"mask": masks, "image": broken_once, "gate": Gate(())}
+    pairs = run_stages(stages, job(tmp_path, 2, retries=1), {})
+    assert pairs.record("s7_00000")["gate"] == {"passed": True, "attempts": 2}
+    rejected = PairSet.open(tmp_path / "rejected")
+    assert rejected.record("s7_00000_a0")["faults"] == ["NaN"]
+    assert np.isfinite(rejected.read("s7_00000_a0").image).all()
+
+
+@pytest.mark.parametrize("moment", range(1, 12))
+def test_a_gated_job_interrupted_anywhere_ends_in_equal_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """It stops before the n-th pair is written, into the set or among the refused ones."""
+    whole = tmp_path / "whole"
+    with pytest.raises(IncompleteError):
+        run_stages(gated(), job(whole, retries=1), {})
+    written = 0
+    write = PairSet.write
+
+    def stops(self: PairSet, *words: Any) -> Any:
+        nonlocal written
+        written += 1
+        if written == moment:
+            raise KeyboardInterrupt
+        return write(self, *words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PairSet, "write", stops)
+        with pytest.raises((KeyboardInterrupt, IncompleteError)):
+            run_stages(gated(), job(tmp_path / "cut", retries=1), {})
+    with pytest.raises(IncompleteError):
+        run_stages(gated(), job(tmp_path / "cut", retries=1), {})
+    assert tree(tmp_path / "cut") == tree(whole)
+
+
+def test_pairs_that_an_audit_took_out_are_not_made_again(tmp_path: Path) -> None:
+    pairs = run_stages(STAGES, job(tmp_path, 2), {})
+    take_out(pairs, {"s7_00001": "copy"}, quarantine=False)
+    run_stages({"mask": lambda batch: pytest.fail("called")}, job(tmp_path, 2), {})
+    assert PairSet.open(tmp_path).ids() == ("s7_00000",)
+    assert run_stages(STAGES, job(tmp_path, 4), {}).ids() == ("s7_00000", "s7_00002", "s7_00003")

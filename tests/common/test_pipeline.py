@@ -10,6 +10,7 @@ import pytest
 from common import pipeline, stages
 from common.data.phantom import write_phantom_set
 from common.errors import MedpairError
+from common.gating import is_gate, own_weights, without_gate
 from common.pipeline import choose_stages, preset_geometry, read_pipeline
 
 STAGES = [{"name": "mask", "bundle": "a"}, {"name": "image", "bundle": "b"}]
@@ -130,3 +131,56 @@ def test_a_training_that_fails_ends_the_run(
     with pytest.raises(MedpairError, match="loss: NaN"):
         pipeline.train("gem3d", data=tmp_path / "p", out=tmp_path / "w")
     assert opened == ["train", "train_autoencoder", "train_slice"]
+
+
+GATE = {"name": "gate", "bundle": "judge", "by_default": ["tiny"], "retries": 3, "trainings": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"wanted": False}, "left out"),
+        ({"preset": "small"}, "no ranges of real scans ship for preset small"),
+        ({"other_depth": 12}, "12 slices"),
+        ({"weights": "nowhere"}, "the given weights hold none of judge"),
+        ({"named": True, "weights": "nowhere", "preset": "small", "other_depth": 3}, ""),
+        ({"named": True, "wanted": False}, "left out"),
+    ],
+)
+def test_a_gate_runs_where_it_can_judge_or_is_named(changes: dict[str, Any], reason: str) -> None:
+    words: dict[str, Any] = {"named": False, "wanted": True, "preset": "tiny", "other_depth": None}
+    chosen, why = without_gate([*STAGES, GATE], **(words | {"weights": None} | changes))
+    assert why.startswith(reason)
+    assert bool(why) == bool(reason)
+    assert chosen == ([*STAGES] if reason else [*STAGES, GATE])
+
+
+def test_without_a_gate_in_the_pipeline_there_is_a_reason() -> None:
+    words: dict[str, Any] = {"preset": "tiny", "other_depth": None, "weights": None}
+    assert without_gate(STAGES, named=True, wanted=True, **words) == ([*STAGES], "left out")
+
+
+def test_a_gate_takes_the_users_weights_where_they_hold_some(tmp_path: Path) -> None:
+    assert own_weights(GATE, tmp_path) is None
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "model.pt").touch()
+    assert own_weights(GATE, tmp_path) == tmp_path
+    words: dict[str, Any] = {"named": False, "wanted": True, "preset": "tiny"}
+    kept, why = without_gate([GATE], **words, other_depth=None, weights=tmp_path)
+    assert (kept, why) == ([GATE], "")
+
+
+@pytest.mark.parametrize("name", ["medgen3d", "gem3d"])
+def test_the_gate_of_a_pipeline_stands_last_and_is_not_trained(name: str) -> None:
+    config = read_pipeline(name)
+    *others, gate = config["stages"]
+    assert is_gate(gate)
+    assert not any(is_gate(stage) for stage in others)
+    assert (gate["trainings"], gate["retries"]) == ([], 3)
+    for preset in gate["by_default"]:  # what it needs ships
+        assert ranges_of(stages.weights_path(gate["bundle"], preset)).is_file()
+
+
+def ranges_of(weights: Path) -> Path:
+    return weights.with_name(f"{weights.stem}_ranges.json")
