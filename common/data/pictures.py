@@ -69,11 +69,16 @@ def image_rows(
 
 
 def save_rows(rows: Sequence[Sequence[Picture]], path: Path, scale: int = 0, gap: int = 2) -> None:
-    """Write rows of pictures as one PNG.
+    """Write rows of pictures as one PNG, see `joined_rows`."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(joined_rows(rows, scale, gap)).save(temporary, format="PNG")
+
+
+def joined_rows(rows: Sequence[Sequence[Picture]], scale: int = 0, gap: int = 2) -> Picture:
+    """Return rows of pictures as one.
 
     Args:
         rows: RGB pictures; those of a column may differ in size.
-        path: the PNG file.
         scale: enlargement by repetition; 0 chooses one that makes small pictures visible.
         gap: pixels between pictures.
     """
@@ -83,9 +88,7 @@ def save_rows(rows: Sequence[Sequence[Picture]], path: Path, scale: int = 0, gap
         _join([np.kron(p, np.ones((scale, scale, 1), np.uint8)) for p in row], gap) for row in rows
     ]
     width = max(row.shape[1] for row in canvas_rows)
-    padded = [_pad(row, row.shape[0] + gap, width) for row in canvas_rows]
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.concatenate(padded)).save(temporary, format="PNG")
+    return np.concatenate([_pad(row, row.shape[0] + gap, width) for row in canvas_rows])
 
 
 def _join(pictures: Sequence[Picture], gap: int) -> Picture:

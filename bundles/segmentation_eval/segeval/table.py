@@ -22,7 +22,7 @@ def table(content: Mapping[str, Any]) -> str:
     if any("groups" in arm for arm in done):
         parts += ["Mean over region groups:", _means(done, "groups_mean"), _groups(done)]
     parts += ["Differences (mean over labels, 95 % interval over persons):"]
-    parts += [_differences(content["differences"]), _notes(content, done)]
+    parts += [_differences(content["differences"]), "\n".join(f"* {n}" for n in notes(content))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -79,21 +79,26 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> str:
     return _rows(head, rows)
 
 
-def _notes(content: Mapping[str, Any], done: Sequence[Mapping[str, Any]]) -> str:
-    notes = [f"{' '.join(_names(a))}: {a['result']}." for a in content["arms"] if "result" in a]
-    notes += content["problems"]
+def notes(content: Mapping[str, Any]) -> list[str]:
+    """Return what to mind: what was not run, few persons, persons that a generator saw.
+
+    Args:
+        content: of ``compare.json``.
+    """
+    done = [arm for arm in content["arms"] if "result" not in arm]
+    found = [f"{' '.join(_names(a))}: {a['result']}." for a in content["arms"] if "result" in a]
+    found += content["problems"]
     if done and done[0]["n_persons"] < LEAST_PERSONS:
-        notes.append(
+        found.append(
             f"{done[0]['n_persons']} test persons are few: no test is computed below "
             f"{LEAST_PERSONS}, and intervals are rough."
         )
     marks: dict[str, set[tuple[str, Any]]] = {}
     for arm in done:
         if arm["synthetic"] is not None:
-            found = ((c["person"], c["generator_saw"]) for c in arm["cases"].values())
-            marks.setdefault(arm["synthetic"], set()).update(found)
-    notes += [_mark(name, found) for name, found in marks.items()]
-    return "\n".join(f"* {note}" for note in notes)
+            cases = ((c["person"], c["generator_saw"]) for c in arm["cases"].values())
+            marks.setdefault(arm["synthetic"], set()).update(cases)
+    return found + [_mark(name, cases) for name, cases in marks.items()]
 
 
 def _mark(name: str, found: set[tuple[str, Any]]) -> str:
