@@ -42,7 +42,7 @@ _SMOOTH, _GAIN = 0.15, 4.0
 
 def _views() -> AugmentRanges:
     """Return the changes that a copy may have undergone."""
-    ranges = WarpRanges(rotate=8.0, scale=0.04, shift=2.0, elastic=0.3)
+    ranges = WarpRanges(rotate=6.0, scale=0.03, shift=1.0, elastic=0.2)
     return AugmentRanges(warp=0.9, ranges=ranges, intensity=0.5, gamma=0.4)
 
 
@@ -61,7 +61,7 @@ class Contrast:
         augment: the changes of the views.
     """
 
-    updates: int = 300
+    updates: int = 200
     batch_size: int = 10
     channels: Sequence[int] = (32, 64)
     features: int = 64
@@ -156,6 +156,15 @@ def _fit(network: Embedding, image_NDHW: Tensor, how: Contrast, progress: Progre
         loss(one, other).backward()
         optimizer.step()
         progress("embedding", update + 1, how.updates)
+    _centre_on(network, image_NDHW)
+
+
+def _centre_on(network: Embedding, image_NDHW: Tensor) -> None:
+    """Let the centre be that of the scans themselves: changed views lie all on one side of them."""
+    network.centre.reset_running_stats()
+    network.centre.momentum = None  # the plain average of what follows
+    with torch.no_grad():
+        network(image_NDHW)
 
 
 def _view(image_DHW: Tensor, ranges: AugmentRanges, generator: torch.Generator) -> Tensor:

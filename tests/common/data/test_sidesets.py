@@ -24,7 +24,8 @@ def pairs(tmp_path: Path) -> PairSet:
 
 
 def files(pairs: PairSet) -> set[str]:
-    return {p.name.split(".")[0] for kind in ("images", "labels") for p in (pairs.dir / kind).iterdir()}  # fmt: skip
+    found = (path for kind in ("images", "labels") for path in (pairs.dir / kind).iterdir())
+    return {path.name.split(".")[0] for path in found}
 
 
 def test_quarantine_keeps_the_pair_and_says_why(pairs: PairSet) -> None:
