@@ -54,7 +54,7 @@ class Contestant:
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = (0.001, 0.002, 0.004)
+    rates: tuple[float, ...] = (0.002, 0.004, 0.008)
     weights: str = "model.pt"
 
 
