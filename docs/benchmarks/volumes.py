@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,12 +23,13 @@ import numpy as np
 from tables import table
 
 from common.data.datasets import PairSet
+from common.engines.weights import read_card
 from common.io.atomic import write_json
 from common.metrics.extractors import MapExtractor
 from common.metrics.image_report import ImageSet, judge_images, read_images
 from common.metrics.perceptual import map_distance
 from common.metrics.values import mean_of
-from common.stages import open_key, open_workflow
+from common.stages import open_key, open_workflow, weights_path
 
 BUNDLE = "gem3d_volume"
 SEEDS = (0, 1)
@@ -54,7 +56,7 @@ class Contestant:
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = (0.002, 0.004, 0.008)
+    rates: tuple[float, ...] = (0.002, 0.004, 0.008, 0.016)
     weights: str = "model.pt"
 
 
@@ -161,6 +163,7 @@ def train(
             "max_iterations": round(share * updates),
             "val_interval": NEVER,
             "progress": False,
+            **of_schema(words.data),
             **({} if name == "train_pix2pix" else {"autoencoder_weights": words.autoencoder}),
             **({"slice_generator_weights": None} if name == "train" else {}),
             **one.network,
@@ -189,6 +192,7 @@ def images_of(
         "dataset_dir": words.data,
         "output_dir": str(pairs),
         "weights": str(weights),
+        **of_schema(words.data),
         **extra,
         **one.network,
         **one.sampling,
@@ -200,6 +204,24 @@ def images_of(
     return read_images(pairs), float(json.loads((work / "speed.json").read_text())["seconds"])
 
 
+def of_schema(data: str) -> dict[str, Any]:
+    """Return the overrides that fit a config to the masks of a pair set."""
+    schema = PairSet.open(data).schema
+    return {"schema": schema.name, "num_classes": schema.num_classes}
+
+
+def autoencoder_for(data: str, weights: str, out: Path) -> str:
+    """Return a copy of autoencoder weights for a pair set's schema: it has seen images alone."""
+    path = out / "autoencoder.pt"
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, path)
+    write_json(
+        path.with_suffix(".json"),
+        read_card(Path(weights)) | {"schema": PairSet.open(data).schema.name},
+    )
+    return str(path)
+
+
 class Judge:
     """The scans and all that judges images."""
 
@@ -207,7 +229,8 @@ class Judge:
         self.schema = PairSet.open(data).schema
         self.held_out, self.training = (read_images(data, s) for s in ("validation", "training"))
         self.features = open_key("segmentation_eval", "features", "tiny")
-        self.segment = open_key("segmentation_eval", "segment", "tiny")
+        known = read_card(weights_path("segmentation_eval", "tiny"))["schema"] == self.schema.name
+        self.segment = open_key("segmentation_eval", "segment", "tiny") if known else None
 
     def row(self, made: ImageSet) -> dict[str, Any]:
         """Return the scores of images made for all kept-back masks."""
@@ -230,7 +253,7 @@ class Judge:
             "PSNR": mean["3D"]["psnr"],
             "LPIPS-type": mean_of(perceived, "no image"),
             **{f"FID/floor {v}": distances["views"][v]["fid"]["ratio"] for v in "ACS"},
-            "Dice": report["alignment"]["mean"]["dice"],
+            "Dice": report["alignment"]["mean"]["dice"] if self.segment else report["alignment"],
         }
 
 
@@ -286,6 +309,7 @@ def parameters(one: Contestant, work: Path) -> int:
 def main() -> None:
     """Run what is missing and write ``volumes.md``."""
     words = arguments()
+    words.autoencoder = autoencoder_for(words.data, words.autoencoder, words.out)
     found = []
     for row in rows(words):
         found.append(row)
