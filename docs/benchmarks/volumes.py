@@ -150,9 +150,12 @@ def train(
     **more: Any,
 ) -> float:
     """Train a contestant; return the CPU seconds, or those of the run that finished before."""
-    done = work / "trained.json"
+    done, settings = work / "trained.json", {"learning_rate": rate, "updates": updates}
     if done.is_file():
-        return float(json.loads(done.read_text())["cpu_seconds"])
+        found = json.loads(done.read_text())
+        if settings.items() <= found.items():
+            return float(found["cpu_seconds"])
+        shutil.rmtree(work)
     began = time.process_time()
     for name, share in one.trainings:
         overrides = {
@@ -172,7 +175,7 @@ def train(
         }
         open_workflow(BUNDLE, name, "tiny", overrides).run()
     seconds = time.process_time() - began
-    write_json(done, {"cpu_seconds": seconds})
+    write_json(done, {"cpu_seconds": seconds, **settings})
     return seconds
 
 
