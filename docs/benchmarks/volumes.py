@@ -56,7 +56,7 @@ class Contestant:
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = (0.002, 0.004, 0.008, 0.016)
+    rates: tuple[float, ...] = (0.002, 0.004, 0.008)
     weights: str = "model.pt"
 
 
@@ -134,7 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--autoencoder", required=True, help="weights of the slice autoencoder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=1500)
-    parser.add_argument("--tuning", type=int, default=200, help="updates per learning rate tried")
+    parser.add_argument("--tuning", type=int, default=500, help="updates per learning rate tried")
     parser.add_argument("--only", nargs="*", choices=list(CONTESTANTS), help="some contestants")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     return parser.parse_args()
