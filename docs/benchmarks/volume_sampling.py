@@ -42,8 +42,8 @@ OFFICIAL = {"known_noise": "official", "tail": "official"}
 PAPER = {"sampler": "ddim", "num_steps": 200, "eta": 1.0}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    **{f"{n} steps": {"num_steps": n} for n in (5, 10, 30, 50)},
-    "ddim, 20 steps": {"sampler": "ddim"},
+    **{f"{n} steps": {"num_steps": n} for n in (3, 5, 20, 30, 50)},
+    "ddim": {"sampler": "ddim"},
     "ddim, 200 steps, eta 1 (paper)": PAPER,
     "paper, official": PAPER | OFFICIAL,
     "official known noise": {"known_noise": "official"},
