@@ -56,7 +56,7 @@ def counterfactual(
     out_dir: OutDir,
     slice_: Annotated[
         int | None,
-        typer.Option("--slice", help="Informed slice of the scan; default: far from the edit."),
+        typer.Option("--slice", help="Informed slice of the scan; default: one not edited."),
     ] = None,
     keep_outside: Annotated[
         bool, typer.Option("--keep-outside", help="Keep the scan's voxels outside the edit.")

@@ -85,7 +85,7 @@ def counterfactual(
         edit: an edited mask in the schema's ids, or a YAML list of operations.
         out: gets ``image.nii.gz``, ``mask.nii.gz``, ``report.json``, ``counterfactual.png``.
         slice: the informed slice, counted in the file from posterior (AP) or inferior (SI); None
-            takes one far from the edit.
+            takes the fullest that is not edited.
         keep_outside: keep the scan's own voxels outside the edited region.
         data: pair set of other persons' scans, for the identity.
         source: whose ids the mask uses; None finds it out.

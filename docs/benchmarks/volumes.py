@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,12 +23,13 @@ import numpy as np
 from tables import table
 
 from common.data.datasets import PairSet
+from common.engines.weights import read_card
 from common.io.atomic import write_json
 from common.metrics.extractors import MapExtractor
 from common.metrics.image_report import ImageSet, judge_images, read_images
 from common.metrics.perceptual import map_distance
 from common.metrics.values import mean_of
-from common.stages import open_key, open_workflow
+from common.stages import open_key, open_workflow, weights_path
 
 BUNDLE = "gem3d_volume"
 SEEDS = (0, 1)
@@ -54,14 +56,15 @@ class Contestant:
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = (0.0005, 0.001, 0.002)
+    rates: tuple[float, ...] = (0.002, 0.004, 0.008)
     weights: str = "model.pt"
 
 
 TWO_STAGES = (("train_slice", 0.6), ("train", 0.4))
-# changed intensities can be read from an informed slice alone: without one they would be noise
+# as in the paper: nobody is guided, and without a slice nobody can know of changed intensities
 PLAIN = {"augment#jitter": 0.0}
-STYLED = {"augment#jitter": 0.1}
+WHOLE = {"mask_dropout": 0.0, "informed_dropout": 0.0, "both_dropout": 0.0, **PLAIN}
+TUNING = {"copies": 4}
 WIDE = {"network_def#channels": [16, 32, 64, 144, 288]}
 LATENT = {
     "network_def#channels": [32, 88],
@@ -73,7 +76,7 @@ LATENT = {
 
 def gem(**changes: Any) -> Contestant:
     """Return GEM-3D with other ways of injection or sizes."""
-    return Contestant(TWO_STAGES, "inference", changes, STYLED)
+    return Contestant(TWO_STAGES, "inference", changes, WHOLE)
 
 
 def pix2pix(informed: bool) -> Contestant:
@@ -82,8 +85,8 @@ def pix2pix(informed: bool) -> Contestant:
         (("train_pix2pix", 1.0),),
         "pix2pix",
         {"informed": informed, **WIDE},
-        STYLED if informed else PLAIN,
-        rates=(0.0002, 0.0005, 0.001),
+        PLAIN,
+        rates=(0.0005, 0.001, 0.002),
         weights="pix2pix/model.pt",
     )
 
@@ -94,7 +97,7 @@ def ldm3d(informed: bool) -> Contestant:
         (("train_ldm3d", 1.0),),
         "ldm3d",
         {"informed": informed, **LATENT},
-        STYLED if informed else PLAIN,
+        PLAIN,
         weights="ldm3d/model.pt",
     )
 
@@ -105,7 +108,7 @@ CONTESTANTS = {
         TWO_STAGES,
         "inference",
         {"informed_injection": "none"},
-        {"informed_dropout": 0.0, "both_dropout": 0.0, **PLAIN},
+        WHOLE,
         {"use_informed": False, "overlapped_inpainting": False},
     ),
     "Pix2Pix 3D": pix2pix(False),
@@ -131,19 +134,28 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--autoencoder", required=True, help="weights of the slice autoencoder")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=1500)
-    parser.add_argument("--tuning", type=int, default=200, help="updates per learning rate tried")
+    parser.add_argument("--tuning", type=int, default=500, help="updates per learning rate tried")
     parser.add_argument("--only", nargs="*", choices=list(CONTESTANTS), help="some contestants")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     return parser.parse_args()
 
 
 def train(
-    words: argparse.Namespace, one: Contestant, work: Path, seed: int, rate: float, updates: int
+    words: argparse.Namespace,
+    one: Contestant,
+    work: Path,
+    seed: int,
+    rate: float,
+    updates: int,
+    **more: Any,
 ) -> float:
     """Train a contestant; return the CPU seconds, or those of the run that finished before."""
-    done = work / "trained.json"
+    done, settings = work / "trained.json", {"learning_rate": rate, "updates": updates}
     if done.is_file():
-        return float(json.loads(done.read_text())["cpu_seconds"])
+        found = json.loads(done.read_text())
+        if settings.items() <= found.items():
+            return float(found["cpu_seconds"])
+        shutil.rmtree(work)
     began = time.process_time()
     for name, share in one.trainings:
         overrides = {
@@ -154,14 +166,16 @@ def train(
             "max_iterations": round(share * updates),
             "val_interval": NEVER,
             "progress": False,
+            **of_schema(words.data),
             **({} if name == "train_pix2pix" else {"autoencoder_weights": words.autoencoder}),
             **({"slice_generator_weights": None} if name == "train" else {}),
             **one.network,
             **one.training,
+            **more,
         }
         open_workflow(BUNDLE, name, "tiny", overrides).run()
     seconds = time.process_time() - began
-    write_json(done, {"cpu_seconds": seconds})
+    write_json(done, {"cpu_seconds": seconds, **settings})
     return seconds
 
 
@@ -181,6 +195,7 @@ def images_of(
         "dataset_dir": words.data,
         "output_dir": str(pairs),
         "weights": str(weights),
+        **of_schema(words.data),
         **extra,
         **one.network,
         **one.sampling,
@@ -192,6 +207,24 @@ def images_of(
     return read_images(pairs), float(json.loads((work / "speed.json").read_text())["seconds"])
 
 
+def of_schema(data: str) -> dict[str, Any]:
+    """Return the overrides that fit a config to the masks of a pair set."""
+    schema = PairSet.open(data).schema
+    return {"schema": schema.name, "num_classes": schema.num_classes}
+
+
+def autoencoder_for(data: str, weights: str, out: Path) -> str:
+    """Return a copy of autoencoder weights for a pair set's schema: it has seen images alone."""
+    path = out / "autoencoder.pt"
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(weights, path)
+    write_json(
+        path.with_suffix(".json"),
+        read_card(Path(weights)) | {"schema": PairSet.open(data).schema.name},
+    )
+    return str(path)
+
+
 class Judge:
     """The scans and all that judges images."""
 
@@ -199,7 +232,8 @@ class Judge:
         self.schema = PairSet.open(data).schema
         self.held_out, self.training = (read_images(data, s) for s in ("validation", "training"))
         self.features = open_key("segmentation_eval", "features", "tiny")
-        self.segment = open_key("segmentation_eval", "segment", "tiny")
+        known = read_card(weights_path("segmentation_eval", "tiny"))["schema"] == self.schema.name
+        self.segment = open_key("segmentation_eval", "segment", "tiny") if known else None
 
     def row(self, made: ImageSet) -> dict[str, Any]:
         """Return the scores of images made for all kept-back masks."""
@@ -222,7 +256,7 @@ class Judge:
             "PSNR": mean["3D"]["psnr"],
             "LPIPS-type": mean_of(perceived, "no image"),
             **{f"FID/floor {v}": distances["views"][v]["fid"]["ratio"] for v in "ACS"},
-            "Dice": report["alignment"]["mean"]["dice"],
+            "Dice": report["alignment"]["mean"]["dice"] if self.segment else report["alignment"],
         }
 
 
@@ -232,7 +266,7 @@ def best_rate(words: argparse.Namespace, judge: Judge, name: str, one: Contestan
     scores = {}
     for rate in one.rates:
         folder = work / f"rate{rate:g}"
-        train(words, one, folder, 100, rate, words.tuning)
+        train(words, one, folder, 100, rate, words.tuning, **TUNING)
         made, _ = images_of(words, one, folder, TUNING_STEPS)
         pairs = zip(made.images, judge.held_out.images, strict=True)
         errors = [float(np.square(image - scan).mean()) for image, scan in pairs]
@@ -278,6 +312,7 @@ def parameters(one: Contestant, work: Path) -> int:
 def main() -> None:
     """Run what is missing and write ``volumes.md``."""
     words = arguments()
+    words.autoencoder = autoencoder_for(words.data, words.autoencoder, words.out)
     found = []
     for row in rows(words):
         found.append(row)

@@ -171,6 +171,21 @@ def test_the_scale_is_fitted_to_the_scans_when_training_ends(make: Any) -> None:
     assert torch.equal(seen[0], network.latent_std)  # before what is attached later: the export
 
 
+@torch.no_grad()
+def test_the_scale_of_large_scans_needs_some_of_their_slices(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, volumes = make.autoencoder(), make.volumes()
+    slices = torch.cat(list(volumes.images))[:, None]
+    pixels = slices.numel() // network.factor**2
+    monkeypatch.setattr("gem3d.autoencoder_training.MOST_PIXELS", pixels // 3)
+    trainer = Engine(lambda e, b: None)
+    FitLatentScale(network, volumes).attach(trainer)
+    trainer.run([0])
+    z = network.encode(slices[::3])
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(make.channels), atol=1e-4, rtol=0)
+
+
 def test_reconstruction_is_what_inference_does(make: Any) -> None:
     network, images = make.autoencoder(), slices()
     given, wanted = prepare_reconstruction({"image": images}, "cpu", False)

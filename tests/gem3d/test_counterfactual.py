@@ -18,7 +18,7 @@ from common.data.phantom import make_phantom, write_phantom_set
 from common.data.prepare import prepare
 from common.data.views import from_dhw
 from common.errors import MedpairError
-from gem3d.counterfactual import Counterfactual, farthest_slice
+from gem3d.counterfactual import Counterfactual, fullest_slice
 from gem3d.reference import slice_on_grid
 from tests.gem3d.fake_generator import FakeGenerator
 
@@ -162,18 +162,17 @@ def test_alignment_and_identity_are_measured(scan: Path, tmp_path: Path) -> None
     assert identity["ratio"] < 0.8
 
 
-def test_the_default_slice_is_far_from_the_edit() -> None:
-    label = np.zeros((12, 8, 8), np.uint8)
-    label[1:11, 1:7, 1:7] = 1
-    label[1, :, 4:] = 0  # the farthest slice shows half, still more than the share
+def test_the_default_slice_is_the_fullest_that_is_not_edited() -> None:
+    label = np.zeros((6, 8, 8), np.uint8)
+    for z, size in ((1, 2), (2, 5), (3, 6), (4, 4)):
+        label[z, :size, :size] = 1
     edited = label.copy()
-    edited[8, 3, 3] = 2
-    assert farthest_slice(label, edited, 0.25) == 1
-    assert farthest_slice(label, edited, 0.9) == 2
-    edited = label.copy()
-    edited[6, 3, 3] = 2
-    label[2] = 0
-    assert farthest_slice(label[2:], edited[2:], 0.25) in (1, 8)
+    edited[3, 1, 1] = 2
+    assert fullest_slice(label, edited) == 2
+    edited[2, 1, 1] = 2
+    assert fullest_slice(label, edited) == 4
+    edited[1:5, 0, 0] = 2
+    assert fullest_slice(label, edited) == 3
 
 
 def test_a_slice_of_the_file_is_found_on_the_grid(scan: Path, tmp_path: Path) -> None:

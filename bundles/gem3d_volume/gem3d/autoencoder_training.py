@@ -25,6 +25,8 @@ from gem3d.autoencoder import SliceAutoencoder
 from gem3d.volumes import BACKGROUND, Volumes, pad_in_plane, to_image
 
 MOST_VOLUMES = 16
+MOST_PIXELS = 1 << 17
+"""Pixels of the latents per channel that fix their scale: enough for three digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,8 @@ class AutoencoderTrainer(AdversarialTrainer):
 class FitLatentScale:
     """Set the averaged autoencoder's latent scale from the training scans when training ends.
 
+    Slices of large scans are thinned out evenly.
+
     Args:
         network: the averaged autoencoder.
         volumes: the training scans.
@@ -109,7 +113,9 @@ class FitLatentScale:
     def _fit(self) -> None:
         device = self.network.latent_mean.device
         slices = torch.cat(list(self.volumes.images[:MOST_VOLUMES]))[:, None]
-        self.network.eval().fit_scale(slices.to(device))
+        pixels = slices.numel() // self.network.factor**2
+        thinned = slices[:: -(-pixels // MOST_PIXELS)]
+        self.network.eval().fit_scale(thinned.to(device))
 
 
 class Reconstruct(Inferer):

@@ -1,7 +1,7 @@
 """Counterfactual images: the same patient with an edited mask.
 
-The informed slice is the patient's own, far from the edit. The image for the unedited mask is made
-by the same noise, so that the effect of the edit can be told from the generator's own error.
+The informed slice is the patient's own, one that is not edited. The image for the unedited mask is
+made by the same noise, so that the effect of the edit can be told from the generator's own error.
 
 V volumes, D, H, W volume size.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common.data.bodies import body_areas, shown_slices
+from common.data.bodies import body_areas
 from common.data.intensity import intensity_of
 from common.data.labels import LabelSchema, load_schema
 from common.data.pictures import image_rows, label_rows, save_rows
@@ -62,7 +62,7 @@ class Counterfactual:
         mask: its mask, in the schema's ids or those of one of its sources.
         edit: an edited mask file in the schema's ids, or a list of operations as YAML.
         slice: the informed slice, counted in the file from posterior (AP) or inferior (SI); None
-            takes the one farthest from the edit that still shows much of the body.
+            takes the one that shows most of the body and is not edited.
         keep_outside: keep what lies farther than ``margin_mm`` from the edit: known latents in
             every step of the sampling (RePaint in plane), and the scan's own voxels in the end.
         margin_mm: how far around the changed voxels the image may change.
@@ -149,7 +149,7 @@ class Counterfactual:
 
     def _choose(self, patient: Patient) -> Choice:
         if self.slice is None:
-            number = farthest_slice(patient.label, patient.edited, self.rule.share)
+            number = fullest_slice(patient.label, patient.edited)
         else:
             shape, axis = patient.raw.image.shape, patient.settings.schema.slice_axis
             number = slice_on_grid(self.slice, shape, patient.placed.grid, axis, patient.name)
@@ -244,22 +244,18 @@ class Counterfactual:
         return np.asarray(self.features(volume[None])[0].cpu().numpy(), np.float32)
 
 
-def farthest_slice(label: LabelMap, edited: LabelMap, share: float) -> int:
-    """Return the slice farthest from the edit that still shows much of the body.
+def fullest_slice(label: LabelMap, edited: LabelMap) -> int:
+    """Return the slice that shows most of the body, of those that the edit leaves as they are.
+
+    The fuller it is, the more it says of the patient; slices at the ends say little.
 
     Args:
         label: (D, H, W) uint8 mask.
-        edited: the edited mask, which differs somewhere.
-        share: a slice shows much of the body with this share of the fullest slice's area.
-
-    Returns:
-        Of those equally far the fullest one.
+        edited: the edited mask; where it changes every slice with a body, all of them count.
     """
-    changed = np.flatnonzero((label != edited).any(axis=(1, 2)))
-    areas, shown = body_areas(label), shown_slices(label, share)
-    away = [int(np.abs(changed - z).min()) for z in shown]
-    best = max(zip(away, areas[shown].tolist(), (-shown).tolist(), strict=True))
-    return -int(best[2])
+    areas = np.asarray(body_areas(label))
+    untouched = ~(label != edited).any(axis=(1, 2))
+    return int((areas * untouched if areas[untouched].any() else areas).argmax())
 
 
 def _draw(patient: Patient, made: Made, path: Path) -> None:
