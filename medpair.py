@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "audit",
+    "card",
     "compare",
     "counterfactual",
     "enhance",
@@ -49,6 +50,7 @@ def _require_own_common() -> None:
 _require_own_common()
 
 from common.auditing import audit  # noqa: E402 - after the check
+from common.cards import card  # noqa: E402
 from common.comparison import compare  # noqa: E402 - after the check
 from common.judging import judge  # noqa: E402
 from common.uses import counterfactual, enhance, harmonise  # noqa: E402

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.cards import WITHOUT_REAL
+
 if TYPE_CHECKING:
     from common.progress import Progress
 
@@ -23,13 +25,14 @@ def audit(
     training: StrPath | None = None,
     heldout: StrPath | None = None,
     action: str | None = None,
+    real_pictures: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Find generated pairs that copy a scan of the training; mark the pair set as audited.
 
     Args:
         pairset: the generated pair set.
-        out: gets ``audit.json``.
+        out: gets ``audit.json``, ``card.json`` and ``card.html``.
         real: pair set of real scans: the generator has seen its split "training", its split
             "validation" was kept back.
         training: instead of `real`, pair set whose split "training" the generator has seen.
@@ -37,6 +40,7 @@ def audit(
             "validation" of the other.
         action: "drop" deletes copies from the pair set, "quarantine" moves them into its folder
             ``quarantine``, with the reason; None leaves them.
+        real_pictures: whether the card shows slices of real scans.
         progress: called with ("audit", done, total).
 
     Returns:
@@ -63,6 +67,8 @@ def audit(
         given["held_out_dir"] = str(heldout)
     if action is not None:
         given["action"] = action
+    if not real_pictures:
+        given["card"] = WITHOUT_REAL
     workflow = open_workflow(BUNDLE, "audit", NO_OVERLAY, given)
     with plain_errors():
         use = workflow.parser.get_parsed_content("use")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from common.cli_auditing import add_auditing
+from common.cli_cards import add_cards
 from common.cli_comparison import add_comparison
 from common.cli_judging import add_judging
 from common.cli_uses import add_uses
@@ -265,6 +266,7 @@ add_judging(app)
 add_auditing(app)
 add_uses(app)
 add_comparison(app)
+add_cards(app)
 
 
 def one_line(error: BaseException) -> str | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import OutDir, complain, err, say
+from common.console import OutDir, RealPictures, complain, err, say
 from common.errors import MedpairError
 from common.progress import shown
 
@@ -38,6 +38,7 @@ def audit(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Move copies into its folder quarantine.")
     ] = False,
+    real_pictures: RealPictures = True,
 ) -> None:
     """Find generated pairs that copy a training scan, and mark the pair set as audited."""
     from common.auditing import audit as run
@@ -52,6 +53,7 @@ def audit(
             training=training,
             heldout=heldout,
             action="drop" if drop else "quarantine" if quarantine else None,
+            real_pictures=real_pictures,
             progress=progress,
         )
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import OutDir, Preset, complain, err, say
+from common.console import OutDir, Preset, RealPictures, complain, err, say
 from common.errors import MedpairError
 from common.progress import shown
 
@@ -45,6 +45,7 @@ def compare(
     definitions: Annotated[Path | None, typer.Option(help="Another file of strategies.")] = None,
     overlay: Annotated[Path | None, typer.Option(help="Further values for train.yaml.")] = None,
     preset: Preset = None,
+    real_pictures: RealPictures = True,
 ) -> None:
     """Train segmenters with and without synthetic pairs and compare them; again: goes on."""
     from common.comparison import compare as run
@@ -65,6 +66,7 @@ def compare(
             definitions=definitions,
             overlay=overlay,
             preset=preset,
+            real_pictures=real_pictures,
             progress=progress,
         )
     say(f"compare.md and compare.json in {folder}")

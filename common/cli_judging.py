@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import OutDir, Preset, Weights, complain, err, say
+from common.console import OutDir, Preset, RealPictures, Weights, complain, err, say
 from common.progress import shown
 
 # torch and monai take seconds to import: commands import what they need when they run.
@@ -30,6 +30,7 @@ def judge(
     backbones: Annotated[
         Path | None, typer.Option(help="YAML file: weights of RadImageNet, LPIPS and others.")
     ] = None,
+    real_pictures: RealPictures = True,
 ) -> None:
     """Judge generated pairs beside real ones: fidelity, diversity, alignment, masks."""
     from common.judging import judge as run
@@ -42,6 +43,7 @@ def judge(
             preset=preset,
             weights=weights,
             backbones=backbones,
+            real_pictures=real_pictures,
             progress=progress,
         )
     say(f"judge.json in {folder}")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.cards import WITHOUT_REAL
+
 if TYPE_CHECKING:
     from common.progress import Progress
 
@@ -32,14 +34,15 @@ def compare(
     definitions: StrPath | None = None,
     overlay: StrPath | None = None,
     preset: str | None = None,
+    real_pictures: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Train segmenters on real and synthetic pairs and compare them on scans of other persons.
 
     Args:
         real: pair set of real scans.
-        out: gets ``compare.json``, ``compare.md`` and a folder per training; called again with
-            the same or further choices, it makes only what is missing.
+        out: gets ``compare.json``, ``compare.md``, the card and a folder per training; called
+            again with the same or further choices, it makes only what is missing.
         synthetic: generated pair sets, by name or as "NAME=FOLDER" or folder; each is tried in
             turn.
         test: pair set of test cases; None takes the validation split of the target, or else of
@@ -55,6 +58,7 @@ def compare(
         definitions: another file of strategies.
         overlay: YAML file of further values for the training config.
         preset: size (tiny, small, base); None takes tiny.
+        real_pictures: whether the card shows slices of real scans.
         progress: called with ("cells", done, total).
 
     Returns:
@@ -86,6 +90,8 @@ def compare(
     given |= {key: list(values) for key, values in lists.items() if values is not None}
     numbers = {"updates": updates, "folds": folds}
     given |= {key: value for key, value in numbers.items() if value is not None}
+    if not real_pictures:
+        given["card"] = WITHOUT_REAL
     workflow = open_workflow(BUNDLE, "compare", given["preset"], given)
     with plain_errors():
         use = workflow.parser.get_parsed_content("use")

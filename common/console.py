@@ -19,6 +19,13 @@ AllowMismatch = Annotated[
     bool, typer.Option("--allow-mismatch", help="Accept a slice of another body size.")
 ]
 
+RealPictures = Annotated[
+    bool,
+    typer.Option(
+        "--real-pictures/--no-real-pictures", help="Show slices of real scans in card.html."
+    ),
+]
+
 
 def say(line: str) -> None:
     """Write a line to standard output, as it is."""

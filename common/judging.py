@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.cards import WITHOUT_REAL
+
 if TYPE_CHECKING:
     from common.progress import Progress
 
@@ -25,6 +27,7 @@ def judge(
     preset: str | None = None,
     weights: StrPath | None = None,
     backbones: StrPath | None = None,
+    real_pictures: bool = True,
     progress: Progress | None = None,
 ) -> Path:
     """Judge a generated pair set beside real scans, without training a network.
@@ -33,11 +36,12 @@ def judge(
         real: pair set of real scans: split "training" those that the generator was trained on,
             "validation" those kept back.
         synthetic: generated pair set.
-        out: gets ``judge.json``.
+        out: gets ``judge.json``, ``card.json`` and ``card.html``.
         preset: of the segmenter (tiny, small, base); None takes tiny.
         weights: folder that `train` wrote, for the segmenter; None takes the weights that ship.
         backbones: YAML file: per name (radimagenet, inception, medicalnet, lpips) ``weights``, a
             file beside it or "hub" for a download; None leaves those networks out.
+        real_pictures: whether the card shows slices of real scans.
         progress: called with ("judge", done, total).
 
     Returns:
@@ -60,6 +64,8 @@ def judge(
         given["weights"] = str(weights)
     if backbones is not None:
         given["backbones"] = read_backbones(backbones)
+    if not real_pictures:
+        given["card"] = WITHOUT_REAL
     workflow = open_workflow(BUNDLE, "judge", NO_OVERLAY, given)
     with plain_errors():
         use = workflow.parser.get_parsed_content("use")

@@ -121,6 +121,7 @@ def test_audit_hands_its_words_on(
         "training": None,
         "heldout": None,
         "action": "quarantine",
+        "real_pictures": True,
     }
     said = capsys.readouterr().out
     assert "copies: 2 of 4 pairs, of 1 training scans; 2 taken out" in said

@@ -12,6 +12,7 @@ import pytest
 
 from common.data.datasets import PairSet
 from common.data.phantom import write_phantom_set
+from common.data.sidesets import take_out
 from common.errors import MedpairError
 from gem3d.enhance import Enhancement
 from gem3d.mask_augment import MaskAugmentation
@@ -81,6 +82,17 @@ def test_a_finished_set_is_left_alone(data: Path, weights: str, tmp_path: Path) 
     enhance(data, weights, tmp_path / "out")
     generator = FakeGenerator()
     enhance(data, weights, tmp_path / "out", generator=generator)
+    assert generator.calls == []
+
+
+def test_pairs_that_an_audit_took_out_are_not_made_again(
+    data: Path, weights: str, tmp_path: Path
+) -> None:
+    made = enhance(data, weights, tmp_path / "out")
+    copy, *others = made.ids()
+    take_out(made, {copy: "copy"}, quarantine=True)
+    generator = FakeGenerator()
+    assert enhance(data, weights, tmp_path / "out", generator=generator).ids() == tuple(others)
     assert generator.calls == []
 
 

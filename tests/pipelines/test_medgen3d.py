@@ -14,7 +14,8 @@ import pytest
 
 from common.bundles import bundles_dir
 from common.data.datasets import PairSet
-from common.errors import MedpairError
+from common.data.phantom import write_phantom_set
+from common.errors import IncompleteError, MedpairError
 from common.pipeline import generate_pipeline, read_pipeline
 
 
@@ -48,6 +49,29 @@ def test_shipped_weights_make_brains(tmp_path: Path) -> None:
     generated = pairs.header["generated"]
     assert set(generated["stages"]) == {"mask", "image", "refine"}
     assert all(len(stage["weights_sha256"]) == 64 for stage in generated["stages"].values())
+    assert pairs.record(pair.id)["gate"]["passed"]
+    assert generated["gate"]["bundle"] == "segmentation_eval"
+
+
+def test_pairs_unlike_real_scans_are_refused_and_kept_beside(tmp_path: Path) -> None:
+    """The shipped gate judges phantoms; without it they pass."""
+    write_phantom_set(tmp_path / "data", "brain4", (48, 40, 40), 1, spacing=(4.0, 4.0, 4.0))
+    words: dict[str, Any] = {"data": tmp_path / "data", "depth": None, "start": None}
+    with pytest.raises(IncompleteError, match=r"gate: 1 of 1 pairs failed all 4 attempts"):
+        run(tmp_path / "out", only=["gate"], **words)
+    assert PairSet.open(tmp_path / "out").ids() == ()
+    rejected = PairSet.open(tmp_path / "out" / "rejected")
+    assert rejected.ids() == tuple(f"s5_00000_a{n}" for n in range(4))
+    assert rejected.record("s5_00000_a0")["faults"]
+    passed = run(tmp_path / "free", only=["gate"], gate=False, **words)
+    assert passed.record("s5_00000")["gate"] == "not run: left out"
+
+
+def test_a_gate_without_ranges_of_the_depth_is_not_run(tmp_path: Path) -> None:
+    write_phantom_set(tmp_path / "data", "brain4", (24, 40, 40), 1, spacing=(4.0, 4.0, 4.0))
+    words: dict[str, Any] = {"data": tmp_path / "data", "depth": 24, "start": None}
+    with pytest.raises(MedpairError, match="leave the gate out"):
+        run(tmp_path / "named", only=["gate"], **words)
 
 
 def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path: Path) -> None:
@@ -55,6 +79,8 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path: Path) -> None:
     run(tmp_path / "b")
     run(tmp_path / "c", seed=6)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    said = PairSet.open(tmp_path / "a").record("s5_00000")["gate"]
+    assert said.startswith("not run: 12 slices")
     one, other = (PairSet.open(tmp_path / x) for x in "ac")
     assert (one.read("s5_00000").label != other.read("s6_00000").label).any()
 

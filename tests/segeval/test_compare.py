@@ -57,6 +57,7 @@ def comparison(folder: Path, out: Path, **changes: Any) -> Comparison:
         "seeds": [0],
         "updates": 2,
         "overlay": str(folder / "overlay.yaml"),
+        "card": "none",
     }
     return Comparison(output_dir=str(out), **(options | changes))
 
@@ -64,7 +65,7 @@ def comparison(folder: Path, out: Path, **changes: Any) -> Comparison:
 @pytest.fixture(scope="module")
 def compared(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    comparison(folder, out)()
+    comparison(folder, out, card="generated")()
     return out
 
 
@@ -95,6 +96,18 @@ def test_every_strategy_is_scored_on_the_same_cases(compared: Path, folder: Path
     hashes = [content["settings"]["real"], *content["settings"]["synthetic"]]
     assert all(len(entry["manifest_sha256"]) == 64 for entry in hashes)
     assert str(folder) not in (compared / "compare.json").read_text(encoding="utf-8")
+
+
+def test_the_card_stands_beside_the_report(compared: Path) -> None:
+    card = json.loads((compared / "card.json").read_text(encoding="utf-8"))
+    gains = {(gain["strategy"], gain["against"]): gain for gain in card["compare"]["gains"]}
+    assert set(gains) == {("E2-3", "E2-1"), ("E2-4", "E2-1-equal"), ("E2-5", "E2-1-equal")}
+    differences = {(d["strategy"], d["against"]): d for d in read(compared)["differences"]}
+    for pair, gain in gains.items():
+        wanted = differences[pair]["measures"]["dice"]["mean"]
+        assert all(gain[key] == wanted[key] for key in ("mean", "low", "high"))
+    assert card["pictures"]["real_scans"] is False
+    assert "card.html" in {path.name for path in compared.iterdir()}
 
 
 def test_steps_see_what_the_strategy_says_for_equally_many_updates(compared: Path) -> None:

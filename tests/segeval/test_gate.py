@@ -192,7 +192,7 @@ def test_missing_damaged_and_small_sets_are_named(tmp_path: Path) -> None:
     (tmp_path / "model_ranges.json").write_text('{"format": "medpair-ranges-1", "size": 3}')
     with pytest.raises(MedpairError, match="no ranges that medpair wrote"):
         read_ranges(tmp_path / "model_ranges.json")
-    with pytest.raises(MedpairError, match="2 scans .* wanted at least 4"):
+    with pytest.raises(MedpairError, match=r"2 scans .* wanted at least 4"):
         write_ranges("phantom:brain4:16x16x16:2", str(tmp_path), "tiny")
 
 

@@ -71,7 +71,7 @@ def written(
 
 def quick(real: Path, synthetic: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Judge without the segmenter, with few repeats."""
-    settings = {"segmenter": None, "repeats": 2, "pairs": 4} | options
+    settings = {"segmenter": None, "repeats": 2, "pairs": 4, "card": "none"} | options
     return Judge(str(real), str(synthetic), str(out), **settings)()
 
 
@@ -92,6 +92,9 @@ def report(real: Path, synthetic: Path, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("out")
     made = Judge(str(real), str(synthetic), str(out), repeats=3, pairs=6)()
     assert json.loads((out / "judge.json").read_text()) == json.loads(json.dumps(made))
+    card = json.loads((out / "card.json").read_text())
+    assert card["judge"]["alignment"] == made["alignment"]
+    assert card["pictures"]["real_scans"] is True
     return made
 
 
@@ -339,6 +342,8 @@ def test_values_outside_their_range_are_refused(
 ) -> None:
     with pytest.raises(MedpairError, match="wanted at least 1 of each"):
         quick(real, synthetic, tmp_path, repeats=0)
+    with pytest.raises(MedpairError, match="card: 'some', wanted all, generated, none"):
+        quick(real, synthetic, tmp_path, card="some")
     with pytest.raises(MedpairError, match="--synthetic: none"):
         Judge(str(real), "", str(tmp_path))()
     with pytest.raises(MedpairError, match="no weights for preset 'small'"):

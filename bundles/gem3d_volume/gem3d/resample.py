@@ -17,6 +17,7 @@ from torch import Tensor
 
 from common.data.datasets import Pair, PairSet
 from common.data.pictures import contact_sheet
+from common.data.sidesets import removed
 from common.errors import MedpairError
 from common.io.lock import exclusive
 from common.io.manifest import sha256, versions
@@ -128,7 +129,7 @@ def write_missing(
     report = progress or silent
     with exclusive(Path(out)):
         pairset = open_set()
-        missing = {task.id for task in tasks} - set(pairset.ids())
+        missing = {task.id for task in tasks} - {*pairset.ids(), *removed(out)}
         made, new = len(tasks) - len(missing), len(missing)
         report("volumes", made, len(tasks))
         for batch in _batches(tasks, batch_volumes):

@@ -23,6 +23,7 @@ from common.metrics.slice_copies import KINDS, AuditScan, copy_audit
 from common.metrics.values import Value, not_computed
 from common.progress import Progress, silent
 from segeval.audited import Audited, VolumeSet, read_audited
+from segeval.card import check_card, update_card
 from segeval.embedding import FEWEST, Contrast
 from segeval.informed_copies import informed_copies
 from segeval.likenesses import BLOCKS, aligned_measures, embedding_measure, mask_measure
@@ -40,7 +41,7 @@ class Audit:
     Args:
         synthetic_dir: the generated pair set.
         training_dir: pair set whose split "training" the generator was trained on.
-        output_dir: gets ``audit.json`` and the embedding.
+        output_dir: gets ``audit.json``, the card and the embedding.
         held_out_dir: pair set of other persons; None takes the split "validation" of
             `training_dir`.
         action: "drop" deletes copies from the pair set, "quarantine" moves them into its folder
@@ -49,9 +50,11 @@ class Audit:
         rows: pairs per volume that are aligned, those most alike in a coarse search.
         near: slices at most so far from the informed slice's place count as near it.
         mirror: also compare with scans reflected left to right.
+        card: what card stands beside the report: "all", "generated" (no slices of real scans) or
+            "none".
 
     Raises:
-        MedpairError: for another action.
+        MedpairError: for another action or card.
     """
 
     synthetic_dir: str
@@ -63,8 +66,10 @@ class Audit:
     rows: int = 3
     near: int = 2
     mirror: bool = True
+    card: str = "all"
 
     def __post_init__(self) -> None:
+        check_card(self.card)
         if self.action not in (None, *ACTIONS):
             raise MedpairError(f"action: {self.action!r}, wanted {' or '.join(ACTIONS)} or none")
         if self.action and self.synthetic_dir.startswith("phantom:"):
@@ -87,6 +92,8 @@ class Audit:
         if not self.synthetic_dir.startswith("phantom:"):
             report |= self._act(sets, report)
         write_json(Path(self.output_dir) / "audit.json", report)
+        made = [self.synthetic_dir]
+        update_card("audit", self.output_dir, self.training_dir, made, self.card)
         return report
 
     def report(self, sets: Audited, progress: Progress) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from common.io.atomic import write_json, write_text
 from common.io.lock import exclusive
 from common.io.manifest import versions
 from common.progress import Progress, silent
+from segeval.card import check_card, update_card
 from segeval.cells import Recipe, Workshop, open_recipe
 from segeval.networks import ARCHITECTURES, UNETR_PATCH
 from segeval.outcome import Tested, report
@@ -31,7 +32,7 @@ class Comparison:
 
     Args:
         real: pair set of real scans.
-        output_dir: gets ``compare.json``, ``compare.md`` and ``cells/``.
+        output_dir: gets ``compare.json``, ``compare.md``, the card and ``cells/``.
         synthetic: generated pair sets, each "NAME=FOLDER" or a folder, whose name it then has;
             their split "training" is used.
         target: pair set of real scans that strategies E3 go on to.
@@ -48,6 +49,8 @@ class Comparison:
         preset: size of networks and trainings.
         overlay: YAML file of further values for train.yaml, by config key.
         tolerance: distance in mm up to which surfaces agree; None takes the longest voxel edge.
+        card: what card stands beside the report: "all", "generated" (no slices of real scans) or
+            "none".
     """
 
     real: str
@@ -65,6 +68,7 @@ class Comparison:
     preset: str = "tiny"
     overlay: str | None = None
     tolerance: float | None = None
+    card: str = "all"
 
     def __call__(self, progress: Progress | None = None) -> dict[str, Any]:
         """Make the missing cells and write the report.
@@ -81,6 +85,7 @@ class Comparison:
         """
         strategies = choose(read_strategies(self.definitions), self.strategies)
         self._check(strategies)
+        check_card(self.card)
         sets = open_sets(self.real, self.synthetic, self.target, self.test)
         tolerance = self._tolerance(sets)
         recipes = self._recipes(sets)
@@ -98,6 +103,8 @@ class Comparison:
             }
             write_json(out / "compare.json", content)
             write_text(out / "compare.md", table(content))
+            made = [pool.dir for pool in sets.synthetic.values()]
+            update_card("compare", self.output_dir, self.real, made, self.card)
         return content
 
     def _check(self, strategies: Sequence[Strategy]) -> None:

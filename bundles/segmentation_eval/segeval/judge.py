@@ -24,6 +24,7 @@ from common.metrics.values import not_computed
 from common.progress import Progress, silent
 from common.stages import open_workflow, plain_errors, weights_path
 from segeval import judge_parts
+from segeval.card import check_card, update_card
 from segeval.judge_parts import Draws
 from segeval.judged import Judged, read_judged
 
@@ -56,7 +57,7 @@ class Judge:
         real: pair set of real scans: split "training" those that the generator was trained on,
             "validation" those that nobody has seen.
         synthetic: generated pair set.
-        output_dir: gets ``judge.json``.
+        output_dir: gets ``judge.json`` and the card.
         segmenter: bundle trained on real scans; None leaves alignment and encoder out.
         preset: of the segmenter.
         weights: folder with ``<bundle>/model.pt``; None takes the weights that ship.
@@ -67,6 +68,8 @@ class Judge:
         repeats: random splits for floors.
         pairs: most pairs of volumes for diversity.
         seed: of splits and pairs.
+        card: what card stands beside the report: "all", "generated" (no slices of real scans) or
+            "none".
     """
 
     real: str
@@ -81,6 +84,7 @@ class Judge:
     repeats: int = 20
     pairs: int = 200
     seed: int = 0
+    card: str = "all"
 
     def __call__(self, progress: Progress | None = None) -> dict[str, Any]:
         """Judge and write the report.
@@ -102,6 +106,7 @@ class Judge:
         for key, folder in (("real", self.real), ("synthetic", self.synthetic)):
             if not folder:
                 raise MedpairError(f"--{key}: none, wanted a pair set; give its folder")
+        check_card(self.card)
         judged = read_judged(self.real, self.synthetic, self.joints)
         opened = self._open(judged)
         parts = self._parts(judged, opened)
@@ -116,6 +121,7 @@ class Judge:
             report[name] = judge_parts.guarded(part)
         (progress or silent)("judge", len(parts), len(parts))
         write_json(Path(self.output_dir) / "judge.json", report)
+        update_card("judge", self.output_dir, self.real, [self.synthetic], self.card)
         return report
 
     def _parts(self, judged: Judged, opened: Opened) -> dict[str, Callable[[], object]]:
