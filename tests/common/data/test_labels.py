@@ -90,9 +90,7 @@ def test_groups_of_brats() -> None:
 def test_groups_hold_labels_and_have_names_of_their_own(groups: dict[str, list[int]]) -> None:
     plain = load_schema("brats3").to_dict() | {"groups": groups}
     name = next(iter(groups))
-    with pytest.raises(
-        MedpairError, match=rf"mine: group {name}: .*, wanted ids 1\.\.4"
-    ):
+    with pytest.raises(MedpairError, match=rf"mine: group {name}: .*, wanted ids 1\.\.4"):
         LabelSchema.from_dict(plain, "mine")
 
 
