@@ -126,6 +126,8 @@ def run_stages(
         "start": job.start,
         "batch_volumes": g.batch_volumes,
     }
+    if masks is not None:
+        _check_masks(masks, g)
     with exclusive(job.out):
         schema = load_schema(g.schema)
         pairset = PairSet.create(
@@ -211,6 +213,14 @@ class _Run:
         self.pairset.write(pair, record)
 
 
+def _check_masks(masks: PairSet, geometry: Geometry) -> None:
+    if masks.schema.name != geometry.schema or masks.size != geometry.size:
+        raise MedpairError(
+            f"{masks.dir}: schema {masks.schema.name}, size {masks.size}; wanted "
+            f"{geometry.schema}, {geometry.size}; prepare it for this preset"
+        )
+
+
 def _first_batch(
     job: Job, pairset: PairSet, volumes: tuple[int, ...], masks: PairSet | None
 ) -> PairBatch:
@@ -219,11 +229,6 @@ def _first_batch(
     batch = PairBatch(volumes, job.seed, pairset.schema, g.spacing, g.size, starts)
     if masks is None:
         return batch
-    if masks.schema.name != g.schema or masks.size != g.size:
-        raise MedpairError(
-            f"{masks.dir}: schema {masks.schema.name}, size {masks.size}; wanted {g.schema}, "
-            f"{g.size}; prepare it for this preset"
-        )
     ids = masks.ids()
     pairs = [masks.read(ids[v % len(ids)]) for v in volumes]
     image = torch.from_numpy(np.stack([pair.image for pair in pairs]))

@@ -131,6 +131,7 @@ def test_masks_of_another_size_are_refused(tmp_path: Path) -> None:
     deeper = replace(GEOMETRY, size=(7, 8, 8))
     with pytest.raises(MedpairError, match="prepare it for this preset"):
         run_stages({"image": images}, job(tmp_path / "b", 1, geometry=deeper), {}, masks=source)
+    assert not (tmp_path / "b").exists()
 
 
 def test_nan_is_never_written(tmp_path: Path) -> None:
