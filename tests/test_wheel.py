@@ -44,3 +44,4 @@ def test_bundles_stand_beside_common(wheel: set[str]) -> None:
     assert {str(path.relative_to(ROOT)) for path in files} - wheel == set()
     assert "common/py.typed" in wheel
     assert "common/data/schemas/brain4.yaml" in wheel
+    assert "segeval/templates/card.html.j2" in wheel

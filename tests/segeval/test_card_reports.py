@@ -99,7 +99,11 @@ def test_a_report_of_the_right_format_with_other_parts_is_damaged(
     report = compare_report(sets["real"], {"made": sets["made"]}, strategies=["E2-1"])
     del report["arms"][0]["cases"]
     path = str(written(tmp_path, "compare", report))
-    refused(tmp_path / "out", "compare.json: damaged .KeyError", compare=path)
+    refused(tmp_path / "out", "compare.json: damaged, a part .*KeyError: 'cases'", compare=path)
+    judge = judge_report(sets["real"], sets["made"])
+    judge["consistency"]["profiles"]["real"]["D"]["first"] = "one"
+    path = str(written(tmp_path, "judge", judge))
+    refused(tmp_path / "out", "judge.json: damaged, a part is not", judge=path)
 
 
 def test_an_audit_that_took_pairs_out_links_both_manifests(sets: Sets, tmp_path: Path) -> None:

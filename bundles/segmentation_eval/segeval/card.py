@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,20 @@ class Card:
 
         Returns:
             The content of ``card.json``.
+
+        Raises:
+            MedpairError: for reports whose parts are not what they should be.
         """
         told = progress or silent
         told("card", 0, 3)
         problems: list[str] = []
-        content = self._content(reports, sets, problems)
-        told("card", 1, 3)
-        drawn = plots(content, read_targets(self.targets).fid_ratio)
-        told("card", 2, 3)
-        content, html = self._page(content, drawn, sets, problems)
-        data = to_json(content, indent=1) + "\n"
+        with _one_line(reports):
+            content = self._content(reports, sets, problems)
+            told("card", 1, 3)
+            drawn = plots(content, read_targets(self.targets).fid_ratio)
+            told("card", 2, 3)
+            content, html = self._page(content, drawn, sets, problems)
+            data = to_json(content, indent=1) + "\n"
         out = Path(self.output_dir)
         write_text(out / "card.html", html)
         write_text(out / "card.json", data)
@@ -155,6 +160,21 @@ class Card:
         rows = verdicts(content, targets, self.headline, names)
         content |= {"nearest": near, "verdicts": rows, "compared": _compared(content)}
         return content | {"answer": answer(content, self.headline, names, targets.gain)}
+
+
+@contextmanager
+def _one_line(reports: Reports) -> Iterator[None]:
+    """Refuse reports of the right format whose parts are not what they should be."""
+    try:
+        yield
+    except MedpairError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        paths = ", ".join(str(report.path) for report in reports.found.values())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise MedpairError(
+            f"{paths}: damaged, a part is not what it should be ({reason}); make the reports again"
+        ) from error
 
 
 def check_card(card: str) -> None:

@@ -19,6 +19,7 @@ from common.data.pictures import Picture, image_planes, image_rows, joined_rows,
 from common.data.readable import read_pairs
 from common.metrics.values import not_computed
 from segeval.card_values import dig, number_at, parts_at
+from segeval.card_verdicts import LIKENESS
 
 LONGEST = 96
 """Pixels of a slice's longer side; larger slices are reduced."""
@@ -130,7 +131,8 @@ def nearest(
         ]
         if rows:
             threshold = number_at(audit, "measures", name, "threshold")
-            return {"measure": name, "threshold": threshold, "pairs": _first(rows, most)}
+            said = LIKENESS[name]
+            return {"measure": said, "threshold": threshold, "pairs": _first(rows, most)}
     return _by_masks(judge, sets, most)
 
 
@@ -155,7 +157,7 @@ def _by_masks(judge: Mapping[str, Any] | str, sets: Sets, most: int) -> dict[str
         if not isinstance(row["dice"], str)
     ]
     threshold = number_at(judge, "masks", "novelty", "reference")
-    return {"measure": "Dice of masks", "threshold": threshold, "pairs": _first(rows, most)}
+    return {"measure": LIKENESS["mask"], "threshold": threshold, "pairs": _first(rows, most)}
 
 
 def gallery(sets: Sets, near: Mapping[str, Any] | str, most: int, real_pictures: bool) -> Gallery:

@@ -143,6 +143,8 @@ def steps(judge: Any, axis: str = "D") -> Plot | str:
     reasons = [found for found in curves.values() if not is_part(found)]
     if reasons:
         return reasons[0] if is_reason(reasons[0]) else not_computed("no step profiles")
+    if any(all(isinstance(v, str) for v in found["steps"]) for found in curves.values()):
+        return not_computed("no two slices of foreground follow each other")
     with style():
         figure, (axes,) = new_figure(2.5)
         alt = []

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from common.errors import MedpairError
 from common.metrics.slice_copies import KINDS
 from common.metrics.statistics import bootstrap_interval, by_person
 from common.metrics.values import Value, mean_of, not_computed
-from segeval.card_reports import Report, Reports
+from segeval.card_reports import Reports
 from segeval.card_values import dig, is_reason, number_at, parts_at, without
 from segeval.table import notes
 
@@ -32,25 +31,12 @@ def summaries(reports: Reports) -> dict[str, Any]:
 
     Args:
         reports: that fit together.
-
-    Raises:
-        MedpairError: for a report of the right format whose parts are not what they should be.
     """
     found: dict[str, Any] = {}
     for kind, make in (("compare", compared), ("judge", judged), ("audit", audited)):
         report = reports.found.get(kind)
-        found[kind] = reports.left_out[kind] if report is None else _guarded(make, report)
+        found[kind] = reports.left_out[kind] if report is None else make(report.content)
     return found
-
-
-def _guarded(make: Any, report: Report) -> dict[str, Any]:
-    try:
-        return dict(make(report.content))
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise MedpairError(
-            f"--{report.kind}: {report.path}: damaged ({type(error).__name__}: {error}); run "
-            f"medpair {report.kind} again"
-        ) from error
 
 
 def judged(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from common.metrics.values import Value
 from segeval.card_drawing import is_part
 from segeval.card_values import brief, dig, is_reason, number_at, parts_at
-from segeval.card_verdicts import EXTRACTORS, VIEWS
+from segeval.card_verdicts import EXTRACTORS, LIKENESS, VIEWS
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,9 @@ def verdict_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     made = []
     for row in rows:
         is_gain = row["low"] is not None
-        floor = () if row["floor"] is None else number(row["floor"])
-        said = (*floor, Piece(("; " if floor else "") + row["beside"]))
+        has_floor = row["floor"] is not None and not isinstance(row["floor"], str)
+        floor = number(row["floor"]) if has_floor else ()
+        said = (*floor, Piece(("; " if floor and row["beside"] else "") + row["beside"]))
         target = (Piece(f"{row['rule']} "), _piece(row["target"]))
         meets = row["meets"]
         mark = meets if isinstance(meets, str) else "✓ met" if meets else "✗ not met"
@@ -131,22 +132,30 @@ def _strategies(arms: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _differences(differences: Sequence[Mapping[str, Any]]) -> Table:
+    """Return differences; why no p is computed is said once where it is the same for all."""
+    found = [
+        ([*_names(entry), text(f"{entry['against']}{mark}")], part)
+        for entry in differences
+        for part, mark in ((entry, ""), (entry.get("unseen"), " (persons unseen)"))
+        if part is not None
+    ]
+    compared = [part for _, part in found if is_part(dig(part, "measures"))]
+    tests = {number_at(part, "measures", "dice", "mean", "p") for part in compared}
+    shared = next(iter(tests)) if len(tests) == 1 and is_reason(*tests) else None
+    rows = [[*names, *_measures(part, shared is None)] for names, part in found]
     head = ["strategy", "network", "synthetic set", "minus", "Dice [95 % interval]"]
-    head += ["HD95 in mm [95 % interval]", "persons", "p (Dice)"]
-    rows = []
-    for entry in differences:
-        for found, mark in ((entry, ""), (entry.get("unseen"), " (persons unseen)")):
-            if found is None:
-                continue
-            first = [*_names(entry), text(f"{entry['against']}{mark}")]
-            measures = found["measures"] if is_part(found) else found
-            if isinstance(measures, str):
-                rows.append([*first, text(measures)])
-                continue
-            dice, hd95 = (measures[key]["mean"] for key in ("dice", "hd95_mm"))
-            rows.append([*first, *(_difference(part) for part in (dice, hd95))])
-            rows[-1] += [number(found["n_persons"]), number(dice["p"])]
-    return Table("Differences between strategies, mean over labels", head, rows)
+    head += ["HD95 in mm [95 % interval]", "persons", *([] if shared else ["p (Dice)"])]
+    why = f" (p {shared})" if shared else ""
+    return Table(f"Differences between strategies, mean over labels{why}", head, rows)
+
+
+def _measures(part: Any, tested: bool) -> list[Cell]:
+    measures = dig(part, "measures")
+    if not is_part(measures):
+        return [text(measures)]
+    dice, hd95 = (measures[key]["mean"] for key in ("dice", "hd95_mm"))
+    cells = [_difference(dice), _difference(hd95), number(part["n_persons"])]
+    return [*cells, number(dice["p"])] if tested else cells
 
 
 def _difference(found: Mapping[str, Value]) -> Cell:
@@ -324,7 +333,8 @@ def audit_tables(audit: Any) -> list[Table]:
 
 def _measure(name: str, part: Any, audit: Mapping[str, Any]) -> list[Cell]:
     decides = name in (audit["decided_by"] if isinstance(audit["decided_by"], list) else ())
-    title = text(f"{name} (decides)" if decides else name)
+    said = LIKENESS.get(name, name)
+    title = text(f"{said} (decides)" if decides else said)
     if isinstance(part, str):
         return [title, text(part)]
     auc, low, high = (number_at(part, "membership", key) for key in ("auc", "low", "high"))

@@ -20,6 +20,12 @@ EXTRACTORS = {
     "medicalnet": "MedicalNet 3D",
 }
 VIEWS = {"A": "axial", "C": "coronal", "S": "sagittal", "mean": "mean of views"}
+LIKENESS = {
+    "plain": "correlation after rigid alignment",
+    "detail": "correlation of fine detail after rigid alignment",
+    "embedding": "contrastive embedding",
+    "mask": "Dice of masks",
+}
 WAYS = {
     "first": "Training on synthetic pairs first, then on real scans,",
     "both": "Training on real and synthetic pairs together",
