@@ -51,7 +51,7 @@ def audit(
             kept back, or a pair set in use.
     """
     from common.errors import MedpairError
-    from common.stages import open_workflow, plain_errors
+    from common.stages import run_use
 
     if (real is None) == (training is None):
         raise MedpairError(
@@ -69,8 +69,5 @@ def audit(
         given["action"] = action
     if not real_pictures:
         given["card"] = WITHOUT_REAL
-    workflow = open_workflow(BUNDLE, "audit", NO_OVERLAY, given)
-    with plain_errors():
-        use = workflow.parser.get_parsed_content("use")
-    use(progress)
+    run_use(BUNDLE, "audit", NO_OVERLAY, given, progress)
     return Path(out)

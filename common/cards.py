@@ -54,7 +54,7 @@ def card(
     Raises:
         MedpairError: for reports that are missing, damaged or of different pair sets.
     """
-    from common.stages import open_workflow, plain_errors
+    from common.stages import run_use
 
     files = {
         "reports": reports,
@@ -69,8 +69,5 @@ def card(
     given |= {} if real_pictures else {"real_pictures": False}
     given |= {"headline": headline} if headline is not None else {}
     given |= {"targets": dict(targets)} if targets is not None else {}
-    workflow = open_workflow(BUNDLE, "card", NO_OVERLAY, given)
-    with plain_errors():
-        use = workflow.parser.get_parsed_content("use")
-    use(progress)
+    run_use(BUNDLE, "card", NO_OVERLAY, given, progress)
     return Path(out)

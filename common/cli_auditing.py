@@ -8,13 +8,11 @@ from typing import Annotated
 
 import typer
 
-from common.console import OutDir, RealPictures, complain, err, say
+from common.console import OutDir, RealPictures, err, name_left_out, say
 from common.errors import MedpairError
 from common.progress import shown
 
 # torch and monai take seconds to import: commands import what they need when they run.
-
-LEFT_OUT = 1
 
 
 def add_auditing(app: typer.Typer) -> None:
@@ -61,7 +59,4 @@ def audit(
         f"copies: {report['n_copies']} of {report['n']} pairs, of {report['n_mem']} training "
         f"scans; {len(report.get('removed', ()))} taken out; audit.json in {folder}"
     )
-    for line in report["problems"]:
-        complain(line)
-    if report["problems"]:
-        raise typer.Exit(LEFT_OUT)
+    name_left_out(report["problems"])

@@ -9,13 +9,11 @@ from typing import Annotated
 
 import typer
 
-from common.console import OutDir, RealPictures, complain, err, say
+from common.console import OutDir, RealPictures, err, name_left_out, say
 from common.errors import MedpairError
 from common.progress import shown
 
 # torch and monai take seconds to import: commands import what they need when they run.
-
-LEFT_OUT = 1
 
 
 def add_cards(app: typer.Typer) -> None:
@@ -61,10 +59,7 @@ def card(
     content = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     say(" ".join(content["answer"]))
     say(f"card.html and card.json in {folder}")
-    for line in content["problems"]:
-        complain(line)
-    if content["problems"]:
-        raise typer.Exit(LEFT_OUT)
+    name_left_out(content["problems"])
 
 
 def named_numbers(texts: Sequence[str], key: str) -> dict[str, float]:

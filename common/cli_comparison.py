@@ -8,13 +8,11 @@ from typing import Annotated
 
 import typer
 
-from common.console import OutDir, Preset, RealPictures, complain, err, say
+from common.console import OutDir, Preset, RealPictures, err, name_left_out, say
 from common.errors import MedpairError
 from common.progress import shown
 
 # torch and monai take seconds to import: commands import what they need when they run.
-
-LEFT_OUT = 1
 
 
 def add_comparison(app: typer.Typer) -> None:
@@ -70,11 +68,8 @@ def compare(
             progress=progress,
         )
     say(f"compare.md and compare.json in {folder}")
-    problems = json.loads((folder / "compare.json").read_text(encoding="utf-8"))["problems"]
-    for line in problems:
-        complain(line)
-    if problems:
-        raise typer.Exit(LEFT_OUT)
+    report = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+    name_left_out(report["problems"])
 
 
 def whole_numbers(text: str | None, key: str) -> list[int] | None:

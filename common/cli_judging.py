@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from common.console import OutDir, Preset, RealPictures, Weights, complain, err, say
+from common.console import OutDir, Preset, RealPictures, Weights, err, name_left_out, say
 from common.progress import shown
 
 # torch and monai take seconds to import: commands import what they need when they run.
-
-LEFT_OUT = 1
 
 
 def add_judging(app: typer.Typer) -> None:
@@ -47,8 +45,5 @@ def judge(
             progress=progress,
         )
     say(f"judge.json in {folder}")
-    problems = json.loads((folder / "judge.json").read_text(encoding="utf-8"))["problems"]
-    for line in problems:
-        complain(line)
-    if problems:
-        raise typer.Exit(LEFT_OUT)
+    report = json.loads((folder / "judge.json").read_text(encoding="utf-8"))
+    name_left_out(report["problems"])

@@ -68,7 +68,7 @@ def compare(
         MedpairError: for sets that do not fit together, a person in training and in test, or
             values outside their range.
     """
-    from common.stages import open_workflow, plain_errors
+    from common.stages import run_use
 
     if isinstance(synthetic, Mapping):
         synthetic = [f"{name}={folder}" for name, folder in synthetic.items()]
@@ -92,8 +92,5 @@ def compare(
     given |= {key: value for key, value in numbers.items() if value is not None}
     if not real_pictures:
         given["card"] = WITHOUT_REAL
-    workflow = open_workflow(BUNDLE, "compare", given["preset"], given)
-    with plain_errors():
-        use = workflow.parser.get_parsed_content("use")
-    use(progress)
+    run_use(BUNDLE, "compare", given["preset"], given, progress)
     return Path(out)

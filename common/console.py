@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+LEFT_OUT = 1
 
 out = Console()
 err = Console(stderr=True)
@@ -30,6 +33,14 @@ RealPictures = Annotated[
 def say(line: str) -> None:
     """Write a line to standard output, as it is."""
     out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def name_left_out(problems: Sequence[str]) -> None:
+    """Complain of each pair that a report leaves out; end the command with 1 if there is any."""
+    for line in problems:
+        complain(line)
+    if problems:
+        raise typer.Exit(LEFT_OUT)
 
 
 def complain(line: str) -> None:

@@ -51,7 +51,7 @@ def judge(
         MedpairError: for sets of another schema or spacing, a person in both real splits, or
             weights that cannot be opened.
     """
-    from common.stages import open_workflow, plain_errors
+    from common.stages import run_use
 
     given: dict[str, Any] = {
         "real": str(real),
@@ -66,10 +66,7 @@ def judge(
         given["backbones"] = read_backbones(backbones)
     if not real_pictures:
         given["card"] = WITHOUT_REAL
-    workflow = open_workflow(BUNDLE, "judge", NO_OVERLAY, given)
-    with plain_errors():
-        use = workflow.parser.get_parsed_content("use")
-    use(progress)
+    run_use(BUNDLE, "judge", NO_OVERLAY, given, progress)
     return Path(out)
 
 

@@ -16,6 +16,7 @@ from common.engines.weights import read_card
 from common.errors import MedpairError
 from common.io.manifest import sha256
 from common.jobs import Stage
+from common.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,28 @@ def weights_path(bundle: str, preset: str, weights: str | Path | None = None) ->
         f"{bundle}: no weights for preset {preset!r}, it ships {', '.join(shipped) or 'none'}; "
         "choose one of those, or train and give --weights DIR"
     )
+
+
+def run_use(
+    bundle: str,
+    kind: str,
+    preset: str,
+    overrides: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> None:
+    """Run what a bundle's config calls its ``use``: a callable that takes the progress.
+
+    Args:
+        bundle: folder name in `bundles/`.
+        kind: name of the config file, such as "enhance" or "judge".
+        preset: its overlay in ``configs/presets`` is used where there is one.
+        overrides: values by config key.
+        progress: called with (task, done, total).
+    """
+    workflow = open_workflow(bundle, kind, preset, overrides)
+    with plain_errors():
+        use = workflow.parser.get_parsed_content("use")
+    use(progress)
 
 
 def open_workflow(

@@ -175,7 +175,7 @@ def _run(
     overrides: Mapping[str, Any],
     progress: Progress | None,
 ) -> Path:
-    from common.stages import open_workflow, plain_errors, weights_path
+    from common.stages import run_use, weights_path
 
     given = {
         **overrides,
@@ -183,10 +183,7 @@ def _run(
         "preset": preset,
         "weights": str(weights_path(BUNDLE, preset, weights)),
     }
-    workflow = open_workflow(BUNDLE, kind, preset, given)
-    with plain_errors():
-        use = workflow.parser.get_parsed_content("use")
-    use(progress)
+    run_use(BUNDLE, kind, preset, given, progress)
     return Path(out)
 
 

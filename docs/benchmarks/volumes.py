@@ -4,7 +4,7 @@ Trains every contestant with the same number of optimiser updates at its own tun
 makes images for the masks of the kept-back scans, where allowed with the scan's own middle slice,
 and judges all alike. Finished parts are kept: started again, it goes on.
 
-    python docs/benchmarks/volumes.py --data PAIRSET --autoencoder PT --out DIR
+    python docs/benchmarks/volumes.py --data PAIRSET --out DIR
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tables import table
 
 from common.data.datasets import PairSet
 from common.engines.weights import read_card
 from common.io.atomic import write_json
+from common.io.manifest import sha256
 from common.metrics.extractors import MapExtractor
 from common.metrics.image_report import ImageSet, judge_images, read_images
 from common.metrics.perceptual import map_distance
@@ -131,7 +133,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="pair set of real scans")
-    parser.add_argument("--autoencoder", required=True, help="weights of the slice autoencoder")
+    parser.add_argument("--autoencoder", type=Path, help="its weights; default: the shipped ones")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=1500)
     parser.add_argument("--tuning", type=int, default=500, help="updates per learning rate tried")
@@ -213,15 +215,22 @@ def of_schema(data: str) -> dict[str, Any]:
     return {"schema": schema.name, "num_classes": schema.num_classes}
 
 
-def autoencoder_for(data: str, weights: str, out: Path) -> str:
-    """Return a copy of autoencoder weights for a pair set's schema: it has seen images alone."""
-    path = out / "autoencoder.pt"
+def autoencoder_for(data: str, weights: Path | None, out: Path) -> str:
+    """Write autoencoder weights for a pair set's schema: they have seen images alone.
+
+    Args:
+        data: the pair set.
+        weights: of an autoencoder; None takes it out of the weights that ship.
+        out: folder for the copy.
+    """
+    path, whole = out / "autoencoder.pt", weights_path(BUNDLE, "tiny")
+    state = torch.load(weights or whole, weights_only=True)
+    if weights is None:
+        state = {k.partition(".")[2]: v for k, v in state.items() if k.startswith("autoencoder.")}
+    card = {**read_card(weights or whole), "schema": PairSet.open(data).schema.name}
     out.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(weights, path)
-    write_json(
-        path.with_suffix(".json"),
-        read_card(Path(weights)) | {"schema": PairSet.open(data).schema.name},
-    )
+    torch.save(state, path)
+    write_json(path.with_suffix(".json"), card | {"sha256": sha256(path)})
     return str(path)
 
 
@@ -302,8 +311,6 @@ def rows(words: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def parameters(one: Contestant, work: Path) -> int:
     """Return how many numbers a contestant's own network has, the shared autoencoder apart."""
-    import torch
-
     state = torch.load(work / one.weights, weights_only=True)
     own = {k: v for k, v in state.items() if not k.startswith("autoencoder.")}
     return sum(value.numel() for value in own.values())
