@@ -58,6 +58,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "both guided 1.5": {"guidance_informed": 1.5, "guidance_mask": 1.5},
 }
 UNTUNED = "no volumetric tuning (C.2)"
+IMPOSED = "own slice imposed"
 DARK = "scans darkened to 85 %"
 DIMMED = {DARK: 0.85}
 SHOWN = 150
@@ -115,13 +116,13 @@ class Bench:
         return replace(self.generator, network=Gem3D(autoencoder, volume.eval()))
 
     def images(
-        self, generator: VolumeGenerator, scans: Sequence[np.ndarray]
+        self, generator: VolumeGenerator, scans: Sequence[np.ndarray], impose: bool
     ) -> tuple[list[np.ndarray], list[int], float]:
         """Return images of all masks, their start slices and the seconds per volume."""
         labels = torch.from_numpy(np.stack(self.held_out.labels))
         middle = labels.shape[1] // 2
         informed = [
-            InformedSlice(to_image(scan)[middle], middle, name)
+            InformedSlice(to_image(scan)[middle], middle, name, impose)
             for name, scan in zip(self.held_out.ids, scans, strict=True)
         ]
         began = time.perf_counter()
@@ -132,7 +133,7 @@ class Bench:
     def row(self, name: str, generator: VolumeGenerator, out: Path) -> dict[str, Any]:
         """Make the images of one setting and return their scores."""
         scans = [scan * DIMMED.get(name, 1) for scan in self.held_out.images]
-        images, starts, seconds = self.images(generator, scans)
+        images, starts, seconds = self.images(generator, scans, name == IMPOSED)
         self._draw(images, out / f"{name.replace(' ', '_').replace(',', '')}.png")
         report: Any = judge_images(
             replace(self.held_out, images=images),
@@ -177,7 +178,7 @@ def main() -> None:
     """Run what is missing and write the table."""
     words = arguments()
     bench, found = Bench(words), []
-    names = [*SETTINGS, DARK] + ([UNTUNED] if words.slices else [])
+    names = [*SETTINGS, IMPOSED, DARK] + ([UNTUNED] if words.slices else [])
     for name in words.only or names:
         path = words.out / f"{name.replace(' ', '_').replace(',', '')}.json"
         if not path.is_file():

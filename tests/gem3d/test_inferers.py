@@ -84,6 +84,7 @@ def test_generated_slices_are_drawn_per_volume(data: Path) -> None:
         ({"informed": "generated"}, r"no slice generator; use 'own' or 'cross'"),
         ({"index": 16}, r"slice: 16; want 0\.\.15"),
         ({"index": -1}, r"slice: -1; want 0\.\.15"),
+        ({"informed": "cross", "impose": True}, "impose: True with informed 'cross'; want False"),
     ],
 )
 def test_pairs_that_cannot_be_say_so(changes: dict[str, Any], message: str, data: Path) -> None:
@@ -98,24 +99,28 @@ def test_data_of_another_schema_are_refused() -> None:
         InformedPairs(arrays, "phantom:thorax7:16x16x16:1", "brain4", 6)
 
 
-def test_the_inferer_makes_what_the_generator_makes(make: Any) -> None:
+@pytest.mark.parametrize("impose", [False, True])
+def test_the_inferer_makes_what_the_generator_makes(impose: bool, make: Any) -> None:
     generator = make.generator()
-    dataset = pairs_of(PHANTOM)
+    dataset = pairs_of(PHANTOM, impose=impose)
     (batch,) = DataLoader(dataset, batch_size=len(dataset))
-    words = (batch["slice"], batch["index"], batch["number"])
+    words = (batch["slice"], batch["index"], batch["number"], batch["impose"])
     inferer = VolumeInferer(generator, seed=4)
     made = inferer(batch["image"].float(), generator.network, *words)
     label = torch.stack([torch.as_tensor(label) for label in dataset.data.labels])
     informed = [dataset.choose(number) for number in range(len(dataset))]
     expected = generator(label, informed, volumes=range(len(label)), seed=4)
     assert torch.equal(made[:, 0], expected)
+    assert all(slice_.impose is impose for slice_ in informed)
 
 
 def test_masks_with_fractions_are_refused(make: Any) -> None:
     generator = make.generator()
     label = torch.full((1, 1, *SIZE), 0.5)
     with pytest.raises(MedpairError, match=r"label: value 0\.5, wanted whole numbers"):
-        VolumeInferer(generator)(label, generator.network, torch.zeros(1, *SIZE[1:]), [3], [0])
+        VolumeInferer(generator)(
+            label, generator.network, torch.zeros(1, *SIZE[1:]), [3], [0], [False]
+        )
 
 
 def test_generated_slices_of_real_networks(make: Any) -> None:

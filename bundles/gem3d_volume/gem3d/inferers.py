@@ -30,8 +30,8 @@ class InformedPairs(torch.utils.data.Dataset[dict[str, Any]]):
     """Masks with the informed slice of each, and the real scans.
 
     Items: "image" the mask (1, D, H, W), the input; "label" the scan (1, D, H, W) in [0, 1];
-    "slice" the informed slice (H, W) in [-1, 1]; "index", the slice it stands for; "id"; "number",
-    which keys the noise.
+    "slice" the informed slice (H, W) in [-1, 1]; "index", the slice it stands for; "impose",
+    whether it is kept there; "id"; "number", which keys the noise.
 
     Args:
         data: pairs in memory.
@@ -44,9 +44,11 @@ class InformedPairs(torch.utils.data.Dataset[dict[str, Any]]):
         slices: generated slices.
         seed: the run's seed.
         rule: how well the body of an informed slice must fit the mask.
+        impose: keep the scan's own slice as it is; the released code only conditions on it.
 
     Raises:
-        MedpairError: for data of another schema, another kind, or a slice outside a volume.
+        MedpairError: for data of another schema, another kind, a slice outside a volume, or
+            another slice than the own one imposed.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class InformedPairs(torch.utils.data.Dataset[dict[str, Any]]):
         slices: SliceSource | None = None,
         seed: int = 0,
         rule: BodyRule | None = None,
+        impose: bool = False,
     ) -> None:
         check_schema(data.schema, schema, num_classes)
         if informed not in KINDS:
@@ -69,11 +72,16 @@ class InformedPairs(torch.utils.data.Dataset[dict[str, Any]]):
                 "informed: 'generated', but the weights hold no slice generator; use 'own' or "
                 "'cross'"
             )
+        if impose and informed != "own":
+            raise MedpairError(
+                f"impose: True with informed {informed!r}; want False; only an own slice is the "
+                "volume's true one"
+            )
         shallow = min(len(label) for label in data.labels)
         if index is not None and not 0 <= index < shallow:
             raise MedpairError(f"slice: {index}; want 0..{shallow - 1}, a slice of every volume")
         self.data, self.informed, self.index, self.slices = data, informed, index, slices
-        self.seed, self.rule = seed, rule or BodyRule()
+        self.seed, self.rule, self.impose = seed, rule or BodyRule(), impose
         self.scans = open_scans(dataset_dir, schema) if informed == "cross" else None
 
     def __len__(self) -> int:
@@ -86,6 +94,7 @@ class InformedPairs(torch.utils.data.Dataset[dict[str, Any]]):
             CommonKeys.LABEL: torch.as_tensor(self.data.images[number])[None].clamp(0, 1),
             "slice": chosen.image_HW,
             "index": chosen.index,
+            "impose": chosen.impose,
             "source": chosen.source,
             "id": self.data.ids[number],
             "number": number,
@@ -97,7 +106,7 @@ class InformedPairs(torch.utils.data.Dataset[dict[str, Any]]):
         if self.informed == "own":
             index = len(label) // 2 if self.index is None else self.index
             image = to_image(self.data.images[number])[index]
-            return InformedSlice(image, index, self.data.ids[number])
+            return InformedSlice(image, index, self.data.ids[number], self.impose)
         if self.informed == "generated":
             assert self.slices is not None
             choice = generated_slice(
@@ -131,6 +140,7 @@ class VolumeInferer(Inferer):
         slices: Tensor,
         index: Tensor | Sequence[int],
         number: Tensor | Sequence[int],
+        impose: Tensor | Sequence[bool],
     ) -> Tensor:
         """Return images (V, 1, D, H, W) in [-1, 1].
 
@@ -140,11 +150,13 @@ class VolumeInferer(Inferer):
             slices: informed slices (V, H, W) in [-1, 1].
             index: slices that they stand for.
             number: number of each volume, which keys its noise.
+            impose: whether each slice is kept as it is.
         """
         assert network is self.generator.network
         label = whole_numbers(inputs[:, 0])
         informed = [
-            InformedSlice(image, int(z), "dataset") for image, z in zip(slices, index, strict=True)
+            InformedSlice(image, int(z), "dataset", bool(keep))
+            for image, z, keep in zip(slices, index, impose, strict=True)
         ]
         numbers = [int(n) for n in number]
         return self.generator(label, informed, volumes=numbers, seed=self.seed)[:, None]
