@@ -5,8 +5,7 @@ beside that of kept-back scans to the training scans (the floor), and beside a c
 sets are kept: started again, it goes on. The networks should come from one training budget, as
 `docs/benchmarks/volumes.py` gives them.
 
-    python docs/benchmarks/enhancement.py --data PAIRSET --gem PT --mav PT --slice-generator PT \
-        --out DIR
+    python docs/benchmarks/enhancement.py --data PAIRSET --gem PT --mav PT --out DIR
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 
 import torch
 import yaml
+from parts import SEGMENTER, of_schema, segmenter_of, shipped_part
 from tables import table
 
 from common.bundles import bundles_dir
@@ -59,19 +59,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="pair set of real scans")
     parser.add_argument("--gem", type=Path, required=True, help="weights of GEM-3D")
     parser.add_argument("--mav", type=Path, required=True, help="weights of Make-A-Volume")
-    parser.add_argument("--slice-generator", type=Path, required=True, help="its weights alone")
+    parser.add_argument("--slice-generator", type=Path, help="its weights; default: the shipped")
+    parser.add_argument("--mask-augmentation", type=Path, help="YAML file; default: the schema's")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="tiny")
     return parser.parse_args()
 
 
-def with_slice_generator(gem: Path, generator: Path, path: Path) -> Path:
+def with_slice_generator(words: argparse.Namespace, path: Path) -> Path:
     """Write GEM-3D's weights together with those of a slice generator of the same autoencoder."""
-    state = torch.load(gem, weights_only=True)
-    extra = torch.load(generator, weights_only=True)
+    state, given = torch.load(words.gem, weights_only=True), words.slice_generator
+    extra = given and torch.load(given, weights_only=True)
+    extra = extra or shipped_part("slice_generator", words.preset)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({**state, **{f"slice_generator.{k}": v for k, v in extra.items()}}, path)
-    write_json(path.with_suffix(".json"), {**read_card(gem), "sha256": sha256(path)})
+    write_json(path.with_suffix(".json"), {**read_card(words.gem), "sha256": sha256(path)})
     return path
 
 
@@ -82,12 +84,14 @@ def make(words: argparse.Namespace, name: str, weights: Path) -> Path:
         "dataset_dir": words.data,
         "output_dir": str(out),
         "weights": str(weights),
+        "segmenter": None,  # judged below
+        **of_schema(words.data),
         **SETTINGS[name],
     }
     if name.endswith("MA"):
-        schema = PairSet.open(words.data).schema.name
         presets = bundles_dir() / BUNDLE / "configs" / "mask_augmentation"
-        overrides |= yaml.safe_load((presets / f"{schema}.yaml").read_text(encoding="utf-8"))
+        path = words.mask_augmentation or presets / f"{overrides['schema']}.yaml"
+        overrides |= yaml.safe_load(path.read_text(encoding="utf-8"))
     open_workflow(BUNDLE, "enhance", words.preset, overrides).run()
     return out
 
@@ -103,18 +107,19 @@ def judge(words: argparse.Namespace, name: str, out: Path) -> dict[str, Any]:
         held_out,
         PairSet.open(words.data).schema,
         training=training,
-        extractors=[MapExtractor(open_key("segmentation_eval", "features", words.preset), "e")],
-        segment=open_key("segmentation_eval", "segment", words.preset),
+        extractors=[MapExtractor(open_key(SEGMENTER, "features", words.preset), "e")],
+        segment=segmenter_of(words.data, words.preset),
     )
     views = report["features"]["e"]["views"]
     copies = json.loads((out / "enhance.json").read_text(encoding="utf-8"))["copies"]["detail"]
+    alignment = report["alignment"]
     return {
         "setting": name,
         **{f"FID {v}": views[v]["fid"]["distance"] for v in "ACS"},
         **{f"FID/floor {v}": views[v]["fid"]["ratio"] for v in "ACS"},
         "copies near the informed slice": copies["near_informed"]["share_above"],
         "copies elsewhere": copies["elsewhere"]["share_above"],
-        "Dice": report["alignment"]["mean"]["dice"],
+        "Dice": alignment if isinstance(alignment, str) else alignment["mean"]["dice"],
         "odd_even D": report["consistency"]["D"]["odd_even"],
     }
 
@@ -122,7 +127,7 @@ def judge(words: argparse.Namespace, name: str, out: Path) -> dict[str, Any]:
 def main() -> None:
     """Make what is missing and write ``enhancement.md``."""
     words = arguments()
-    gem = with_slice_generator(words.gem, words.slice_generator, words.out / "weights" / "gem.pt")
+    gem = with_slice_generator(words, words.out / "weights" / "gem.pt")
     found = []
     for name in SETTINGS:
         out = make(words, name, words.mav if name.startswith("MAV") else gem)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from parts import SEGMENTER, of_schema, segmenter_of, shipped_part
 from tables import table
 
 from common.data.datasets import PairSet
@@ -209,12 +210,6 @@ def images_of(
     return read_images(pairs), float(json.loads((work / "speed.json").read_text())["seconds"])
 
 
-def of_schema(data: str) -> dict[str, Any]:
-    """Return the overrides that fit a config to the masks of a pair set."""
-    schema = PairSet.open(data).schema
-    return {"schema": schema.name, "num_classes": schema.num_classes}
-
-
 def autoencoder_for(data: str, weights: Path | None, out: Path) -> str:
     """Write autoencoder weights for a pair set's schema: they have seen images alone.
 
@@ -223,14 +218,13 @@ def autoencoder_for(data: str, weights: Path | None, out: Path) -> str:
         weights: of an autoencoder; None takes it out of the weights that ship.
         out: folder for the copy.
     """
-    path, whole = out / "autoencoder.pt", weights_path(BUNDLE, "tiny")
-    state = torch.load(weights or whole, weights_only=True)
-    if weights is None:
-        state = {k.partition(".")[2]: v for k, v in state.items() if k.startswith("autoencoder.")}
-    card = {**read_card(weights or whole), "schema": PairSet.open(data).schema.name}
+    path = out / "autoencoder.pt"
     out.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path)
-    write_json(path.with_suffix(".json"), card | {"sha256": sha256(path)})
+    given = weights and torch.load(weights, weights_only=True)
+    torch.save(given or shipped_part("autoencoder", "tiny"), path)
+    card = read_card(weights or weights_path(BUNDLE, "tiny"))
+    schema = PairSet.open(data).schema.name
+    write_json(path.with_suffix(".json"), card | {"schema": schema, "sha256": sha256(path)})
     return str(path)
 
 
@@ -240,9 +234,8 @@ class Judge:
     def __init__(self, data: str) -> None:
         self.schema = PairSet.open(data).schema
         self.held_out, self.training = (read_images(data, s) for s in ("validation", "training"))
-        self.features = open_key("segmentation_eval", "features", "tiny")
-        known = read_card(weights_path("segmentation_eval", "tiny"))["schema"] == self.schema.name
-        self.segment = open_key("segmentation_eval", "segment", "tiny") if known else None
+        self.features = open_key(SEGMENTER, "features", "tiny")
+        self.segment = segmenter_of(data, "tiny")
 
     def row(self, made: ImageSet) -> dict[str, Any]:
         """Return the scores of images made for all kept-back masks."""
