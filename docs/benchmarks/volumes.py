@@ -59,7 +59,7 @@ class Contestant:
     network: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = (0.002, 0.004, 0.008)
+    rates: tuple[float, ...] = (0.004, 0.008, 0.016)
     weights: str = "model.pt"
 
 
