@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from common.errors import MedpairError
 from common.networks.blocks import (
@@ -41,6 +42,8 @@ class StageOptions:
         context_channels: K; cross-attention to a context after every spatial attention.
         mask_hidden: channels inside the SPADE branches, where there are any.
         dropout: drop probability in the residual blocks.
+        checkpointing: the backward pass computes the stages again instead of keeping what they
+            saw: far less memory for a third more time.
     """
 
     embedding: int
@@ -49,6 +52,7 @@ class StageOptions:
     context_channels: int | None = None
     mask_hidden: int = 64
     dropout: float = 0.0
+    checkpointing: bool = False
 
 
 class Stage(nn.Module):
@@ -65,6 +69,7 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         o, width = options, channels_out
+        self.checkpointing = o.checkpointing
         self.res: ResBlock | SpadeResBlock
         if mask_channels is None:
             self.res = ResBlock(channels_in, width, o.embedding, o.dropout, pseudo3d=o.pseudo3d)
@@ -87,6 +92,20 @@ class Stage(nn.Module):
         mask_NMHW: Tensor | None = None,
     ) -> Tensor:
         """Return (N, channels_out, H, W)."""
+        inputs = (x_NCHW, emb_NE, slices, context_NLK, mask_NMHW)
+        if self.checkpointing and torch.is_grad_enabled():
+            found: Tensor = checkpoint(self._forward, *inputs, use_reentrant=False)
+            return found
+        return self._forward(*inputs)
+
+    def _forward(
+        self,
+        x_NCHW: Tensor,
+        emb_NE: Tensor,
+        slices: int,
+        context_NLK: Tensor | None,
+        mask_NMHW: Tensor | None,
+    ) -> Tensor:
         if isinstance(self.res, SpadeResBlock):
             assert mask_NMHW is not None
             mask = F.interpolate(mask_NMHW, size=x_NCHW.shape[-2:], mode="nearest")
@@ -214,6 +233,7 @@ class UNet(UNetEncoder):
         context_channels: K; cross-attention to a context after every spatial attention.
         mask_channels: M; SPADE in the middle and the upward path.
         mask_hidden: channels inside the SPADE branches.
+        checkpointing: see `StageOptions`.
 
     Source: U-Net of DDPM (2006.11239) with the slice layers of GEM-3D §3.1.
     """
@@ -233,9 +253,10 @@ class UNet(UNetEncoder):
         context_channels: int | None = None,
         mask_channels: int | None = None,
         mask_hidden: int = 64,
+        checkpointing: bool = False,
     ) -> None:
         options = StageOptions(
-            embedding, slice_layers, pseudo3d, context_channels, mask_hidden, dropout
+            embedding, slice_layers, pseudo3d, context_channels, mask_hidden, dropout, checkpointing
         )
         super().__init__(
             channels_in,

@@ -59,6 +59,32 @@ def pair(make: Any, **kw: Any) -> tuple[VolumeDenoiser, VolumeDenoiser]:
     return plain, volume
 
 
+# ---- memory
+
+
+@pytest.mark.parametrize(("mask", "informed"), INJECTIONS)
+def test_checkpointing_changes_no_gradient_and_keeps_less(
+    mask: str, informed: str, make: Any
+) -> None:
+    words = {"mask_injection": mask, "informed_injection": informed, "volumetric": True}
+    kept, found = [], []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = make.denoiser(MASKS, checkpointing=checkpointing, **words)
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
+        ):
+            loss = call(network, inputs(4, make.channels)).square().mean()
+        loss.backward()
+        kept.append(sum(sizes))
+        found.append({k: p.grad for k, p in network.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+    assert kept[1] < kept[0] / 3
+
+
 # ---- stage 2 starts as stage 1
 
 

@@ -133,6 +133,7 @@ class VolumeDenoiser(nn.Module):
         known_channel: a channel that says which slices are given clean (paper: no).
         mask_hidden: channels inside the SPADE branches.
         dropout: drop probability in the residual blocks.
+        checkpointing: see `common.networks.unet.StageOptions`.
 
     Raises:
         MedpairError: for an unknown way of injection.
@@ -159,6 +160,7 @@ class VolumeDenoiser(nn.Module):
         known_channel: bool = False,
         mask_hidden: int = 64,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         _check_way("mask", mask_injection)
@@ -189,13 +191,16 @@ class VolumeDenoiser(nn.Module):
             context_channels=embedding if crossed else None,
             mask_channels=mask_channels if mask_injection == "spade" else None,
             mask_hidden=mask_hidden,
+            checkpointing=checkpointing,
         )
         self.control: ControlBranch | None = None
         if beside["controlnet"]:
             self.control = ControlBranch(
                 latent_channels + beside["controlnet"],
                 channels,
-                StageOptions(embedding, pseudo3d=volumetric, dropout=dropout),
+                StageOptions(
+                    embedding, pseudo3d=volumetric, dropout=dropout, checkpointing=checkpointing
+                ),
                 num_res_blocks,
                 attention_levels,
             )

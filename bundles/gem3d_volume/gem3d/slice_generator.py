@@ -41,6 +41,7 @@ class SliceGenerator(nn.Module):
         num_res_blocks: residual blocks per level.
         position_width: width of p's sinusoid, the context of the cross-attention (paper: 128).
         dropout: drop probability in the residual blocks.
+        checkpointing: see `common.networks.unet.StageOptions`.
 
     Source: GEM-3D §3.3, eq. 2.
     """
@@ -55,6 +56,7 @@ class SliceGenerator(nn.Module):
         num_res_blocks: int = 1,
         position_width: int = 128,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.latent_channels, self.position_width = latent_channels, position_width
@@ -68,6 +70,7 @@ class SliceGenerator(nn.Module):
             [True] * len(channels),
             dropout=dropout,
             context_channels=position_width,
+            checkpointing=checkpointing,
         )
         self.register_buffer("latent_std", torch.ones(latent_channels))
 
