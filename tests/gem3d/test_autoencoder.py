@@ -25,6 +25,7 @@ from gem3d.autoencoder_training import (
 )
 from gem3d.model import load_autoencoder
 from gem3d.volumes import SliceBatches
+from gem3d.windows import encode_volume
 
 SCHEMA = {"schema": "brain4", "preset": "tiny"}
 
@@ -56,6 +57,19 @@ def test_each_slice_is_encoded_on_its_own(make: Any) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("pixels", "sizes"), [(800, [2, 2, 1]), (1, [1] * 5), (10**6, [5])])
+@torch.no_grad()
+def test_large_volumes_are_encoded_a_few_slices_at_a_time(
+    pixels: int, sizes: list[int], make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, images = make.autoencoder(), slices()
+    whole, encode, seen = network.encode(images), network.encode, []
+    monkeypatch.setattr("gem3d.autoencoder.PIXELS", pixels)
+    monkeypatch.setattr(network, "encode", lambda part: seen.append(len(part)) or encode(part))
+    torch.testing.assert_close(encode_volume(network, images[:, 0]), whole)
+    assert seen == sizes
+
+
 def test_latents_have_mean_0_and_deviation_1_once_the_scale_is_fitted(make: Any) -> None:
     network = make.autoencoder(latent_channels=8)
     images = slices(200, seed=1)  # more than one chunk

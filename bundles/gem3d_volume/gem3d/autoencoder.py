@@ -15,7 +15,8 @@ from common.errors import MedpairError
 from common.networks.blocks import norm_groups
 
 FLATTEST = 1e-3
-CHUNK = 64
+PIXELS = 2**20
+"""Of the slices that are encoded at once, which bounds the memory."""
 
 
 class SliceAutoencoder(nn.Module):
@@ -99,10 +100,15 @@ class SliceAutoencoder(nn.Module):
 
         Source: Rombach et al. (2112.10752), appendix G, per channel.
         """
-        parts = image_N1HW.split(CHUNK)
+        parts = in_parts(image_N1HW)
         mean = torch.cat([self.network.encode(part)[0].float() for part in parts])
         self.latent_mean.copy_(mean.mean(dim=(0, 2, 3)))
         self.latent_std.copy_(mean.std(dim=(0, 2, 3)).clamp(min=FLATTEST))
+
+
+def in_parts(image_N1HW: Tensor) -> tuple[Tensor, ...]:
+    """Return the slices in parts that are encoded at once."""
+    return image_N1HW.split(max(1, PIXELS // image_N1HW[0].numel()))
 
 
 def _maps(values_C: Tensor) -> Tensor:

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from common.engines.batches import Batch
 from common.errors import MedpairError
-from gem3d.autoencoder import SliceAutoencoder
+from gem3d.autoencoder import SliceAutoencoder, in_parts
 from gem3d.conditions import informed_maps
 from gem3d.volumes import Volume, Volumes
-
-CHUNK = 64
 
 
 @dataclass
@@ -48,7 +46,7 @@ class LatentVolumes:
 def encode_volume(autoencoder: SliceAutoencoder, image_DHW: Tensor) -> Tensor:
     """Return the latents (D, C, h, w) of a volume in [-1, 1], on the autoencoder's device."""
     device = autoencoder.latent_std.device
-    parts = image_DHW[:, None].split(CHUNK)
+    parts = in_parts(image_DHW[:, None])
     return torch.cat([autoencoder.encode(part.to(device)) for part in parts])
 
 
