@@ -1,8 +1,10 @@
 r"""Dataset enhancement, the paper's Table 1: MAV, IG and IC, with and without mask augmentation.
 
 Every training mask gets one new image per setting; their distances to the training scans stand
-beside that of kept-back scans to the training scans (the floor), and beside a copy test. Finished
-sets are kept: started again, it goes on. The networks should come from one training budget, as
+beside that of kept-back scans to the training scans (the floor), and beside a copy test. Brightness
+is the median of a body: how far it varies between volumes, and how far it jumps from slice to slice
+of a volume, both over those of the training scans. Finished sets are kept: started again, it goes
+on. The networks should come from one training budget, as
 `docs/benchmarks/volumes.py` gives them.
 
     python docs/benchmarks/enhancement.py --data PAIRSET --gem PT --mav PT --out DIR
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from parts import SEGMENTER, of_schema, segmenter_of, shipped_part
@@ -29,7 +32,7 @@ from common.engines.weights import read_card
 from common.io.atomic import write_json
 from common.io.manifest import sha256
 from common.metrics.extractors import MapExtractor
-from common.metrics.image_report import judge_images, read_images
+from common.metrics.image_report import ImageSet, judge_images, read_images
 from common.stages import open_key, open_workflow
 
 BUNDLE = "gem3d_volume"
@@ -47,9 +50,12 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "IC": {"informed": "cross"},
     "IC + MA": {"informed": "cross"},
 }
+SHOWN = 150
+"""Body voxels from which on a slice's brightness counts."""
 COLUMNS = (
     "setting", "FID A", "FID C", "FID S", "FID/floor A", "FID/floor C", "FID/floor S",
-    "copies near the informed slice", "copies elsewhere", "Dice", "odd_even D",
+    "brightness between volumes", "brightness steps", "odd_even D",
+    "copies near the informed slice", "copies elsewhere", "Dice",
 )  # fmt: skip
 
 
@@ -96,6 +102,16 @@ def make(words: argparse.Namespace, name: str, weights: Path) -> Path:
     return out
 
 
+def brightness(scans: ImageSet) -> tuple[float, float]:
+    """Return the spread of the volumes' medians and the mean spread of steps between slices'."""
+    volumes, steps = [], []
+    for image, label in zip(scans.images, scans.labels, strict=True):
+        volumes.append(np.median(image[label > 0]))
+        shown = [(a, b > 0) for a, b in zip(image, label, strict=True) if (b > 0).sum() >= SHOWN]
+        steps.append(np.std(np.diff([np.median(a[b]) for a, b in shown])))
+    return float(np.std(volumes)), float(np.mean(steps))
+
+
 def judge(words: argparse.Namespace, name: str, out: Path) -> dict[str, Any]:
     """Return the row of a finished setting."""
     made = read_images(out)
@@ -113,10 +129,13 @@ def judge(words: argparse.Namespace, name: str, out: Path) -> dict[str, Any]:
     views = report["features"]["e"]["views"]
     copies = json.loads((out / "enhance.json").read_text(encoding="utf-8"))["copies"]["detail"]
     alignment = report["alignment"]
+    spread, steps = (a / b for a, b in zip(brightness(made), brightness(training), strict=True))
     return {
         "setting": name,
         **{f"FID {v}": views[v]["fid"]["distance"] for v in "ACS"},
         **{f"FID/floor {v}": views[v]["fid"]["ratio"] for v in "ACS"},
+        "brightness between volumes": spread,
+        "brightness steps": steps,
         "copies near the informed slice": copies["near_informed"]["share_above"],
         "copies elsewhere": copies["elsewhere"]["share_above"],
         "Dice": alignment if isinstance(alignment, str) else alignment["mean"]["dice"],
