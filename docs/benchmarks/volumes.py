@@ -1,7 +1,7 @@
 """GEM-3D beside its baselines on kept-back scans (the paper's Tables 2 and 3), at equal updates.
 
 Trains every contestant with the same number of optimiser updates at its own learning rate (the one
-of a few whose whole training by the first seed meets the kept-back scans best), makes images for
+of two whose whole training by the first seed meets the kept-back scans best), makes images for
 the masks of the kept-back scans, where allowed with the scan's own middle slice, and judges all
 alike. Diffusions sample in 10 steps and in 3, which draw less texture and come nearer to the very
 scan. Finished parts are kept: started again, it goes on.
@@ -93,7 +93,7 @@ def pix2pix(informed: bool) -> Contestant:
         "pix2pix",
         {"informed": informed, **WIDE},
         PLAIN,
-        rates=(0.001, 0.002, 0.004),
+        rates=(0.001, 0.002),
         weights="pix2pix/model.pt",
         steps=(None,),
     )

@@ -24,6 +24,8 @@ from gem3d.baseline_data import pad_to_strides, pad_volume, slice_distance, spre
 from gem3d.volumes import BACKGROUND
 
 INFORMED_CHANNELS = 2
+AIR = -2.0
+"""Where the output starts before the tanh: most of a volume is air, and a start above it saturates."""
 
 
 class Pix2PixGenerator(nn.Module):
@@ -54,6 +56,7 @@ class Pix2PixGenerator(nn.Module):
         self.unet = UNet(
             3, self.condition_channels, 1, channels, strides, num_res_units=num_res_units
         )
+        self.level = nn.Parameter(torch.tensor([AIR]))
 
     def condition(self, label_BDHW: Tensor, informed_B2DHW: Tensor | None) -> Tensor:
         """Return the conditions (B, M, D, H, W), float32.
@@ -82,7 +85,7 @@ class Pix2PixGenerator(nn.Module):
                 f"network's stride {self.stride}; choose a larger patch or fewer levels"
             )
         image: Tensor = self.unet(padded)[..., :depth, :height, :width]
-        return image.tanh()
+        return (image + self.level).tanh()
 
 
 def discriminator_of(
