@@ -108,6 +108,13 @@ def test_the_network_takes_any_size(size: tuple[int, int, int]) -> None:
     assert float(image.detach().abs().max()) <= 1
 
 
+@torch.no_grad()
+def test_a_fresh_network_starts_near_air_where_the_tanh_can_learn() -> None:
+    condition = small().condition(torch.randint(K, (2, *SIZE)), None)
+    image = small()(condition)
+    assert -0.995 < image.median() < -0.9
+
+
 def test_a_volume_of_one_stride_is_too_small() -> None:
     with pytest.raises(MedpairError, match=r"of 2x2x1; want an axis longer than .* stride 2"):
         small()(torch.zeros(1, K, 2, 2, 1))

@@ -25,7 +25,7 @@ from gem3d.volumes import BACKGROUND
 
 INFORMED_CHANNELS = 2
 AIR = -2.0
-"""Where the output starts before the tanh: most of a volume is air, and a start above it saturates."""
+"""Where outputs start before the tanh: most voxels are air, and a start above them saturates."""
 
 
 class Pix2PixGenerator(nn.Module):
