@@ -108,7 +108,9 @@ class SliceAutoencoder(nn.Module):
 
 def in_parts(image_N1HW: Tensor) -> tuple[Tensor, ...]:
     """Return the slices in parts that are encoded at once."""
-    return image_N1HW.split(max(1, PIXELS // image_N1HW[0].numel()))
+    slices = max(1, PIXELS // image_N1HW[0].numel())
+    parts: tuple[Tensor, ...] = image_N1HW.split(slices)
+    return parts
 
 
 def _maps(values_C: Tensor) -> Tensor:
