@@ -4,8 +4,7 @@ Every training mask gets one new image per setting; their distances to the train
 beside that of kept-back scans to the training scans (the floor), and beside a copy test. Brightness
 is the median of a body: how far it varies between volumes, and how far it jumps from slice to slice
 of a volume, both over those of the training scans. Finished sets are kept: started again, it goes
-on. The networks should come from one training budget, as
-`docs/benchmarks/volumes.py` gives them.
+on. The networks should come from one training budget, as `docs/benchmarks/volumes.py` gives them.
 
     python docs/benchmarks/enhancement.py --data PAIRSET --gem PT --mav PT --out DIR
 """
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from parts import SEGMENTER, of_schema, segmenter_of, shipped_part
+from parts import SEGMENTER, SHOWN, of_schema, segmenter_of, shipped_part
 from tables import table
 
 from common.bundles import bundles_dir
@@ -50,8 +49,6 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "IC": {"informed": "cross"},
     "IC + MA": {"informed": "cross"},
 }
-SHOWN = 150
-"""Body voxels from which on a slice's brightness counts."""
 COLUMNS = (
     "setting", "FID A", "FID C", "FID S", "FID/floor A", "FID/floor C", "FID/floor S",
     "brightness between volumes", "brightness steps", "odd_even D",

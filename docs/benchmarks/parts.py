@@ -1,4 +1,4 @@
-"""What the benchmarks of GEM-3D take from the shipped weights, for masks of any label schema."""
+"""What the benchmarks of GEM-3D share: parts of the shipped weights, masks of any schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from common.engines.weights import read_card
 from common.stages import open_key, weights_path
 
 SEGMENTER = "segmentation_eval"
+SHOWN = 150
+"""Body voxels from which on a slice's brightness counts."""
 
 
 def of_schema(data: str) -> dict[str, Any]:

@@ -12,15 +12,12 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from parts import of_schema
 from tables import table
-from volumes import BUNDLE, CONTESTANTS, SEEDS, Contestant, Judge
+from volumes import CONTESTANTS, SEEDS, Judge, images_of
 
-from common.metrics.image_report import ImageSet, read_images
-from common.stages import open_workflow
+from common.metrics.image_report import ImageSet
 
 COLUMNS = (
     "contestant", "draws", "MS-SSIM", "MS-SSIM A", "PSNR", "LPIPS-type", "FID/floor A",
@@ -38,24 +35,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw(data: str, one: Contestant, work: Path, seed: int) -> ImageSet:
-    """Return images of the kept-back masks by a sampling seed, made where they are missing."""
-    out = work / f"draw{seed}"
-    overrides: dict[str, Any] = {
-        "dataset_dir": data,
-        "output_dir": str(out),
-        "weights": str(work / one.weights),
-        "seed": seed,
-        "slice_generator_def": None,
-        **of_schema(data),
-        **one.network,
-        **one.sampling,
-    }
-    if not (out / "dataset.json").is_file():
-        open_workflow(BUNDLE, "inference", "tiny", overrides).run()
-    return read_images(out)
-
-
 def mean_of_draws(draws: list[ImageSet]) -> ImageSet:
     """Return the voxel-wise mean of images of the same masks."""
     images = [np.mean(same, axis=0) for same in zip(*(d.images for d in draws), strict=True)]
@@ -65,12 +44,14 @@ def mean_of_draws(draws: list[ImageSet]) -> ImageSet:
 def main() -> None:
     """Judge one draw and the mean of all, and write ``means.md``."""
     words = arguments()
+    words.autoencoder = str(words.out / "autoencoder.pt")
     judge, found = Judge(words.data), []
     for name in words.only:
         work = words.out / name.replace(" ", "_")
         scores = json.loads((work / "rates.json").read_text(encoding="utf-8"))
         best = work / f"seed{SEEDS[0]}_rate{max(scores, key=lambda rate: scores[rate])}"
-        draws = [draw(words.data, CONTESTANTS[name], best, seed) for seed in range(words.draws)]
+        one = CONTESTANTS[name]
+        draws = [images_of(words, one, best, one.steps[0], n)[0] for n in range(words.draws)]
         for some in (draws[:1], draws):
             row = judge.row(mean_of_draws(some))
             found.append({"contestant": name, "draws": len(some), **row})

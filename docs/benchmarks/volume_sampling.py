@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from parts import SHOWN
 from tables import table
 
 from common.data.datasets import PairSet
@@ -61,8 +62,6 @@ UNTUNED = "no volumetric tuning (C.2)"
 IMPOSED = "own slice imposed"
 DARK = "scans darkened to 85 %"
 DIMMED = {DARK: 0.85}
-SHOWN = 150
-"""Foreground voxels from which on a slice's brightness counts."""
 COLUMNS = (
     "setting", "MS-SSIM", "MS-SSIM A", "PSNR", "LPIPS-type", "FID/floor A", "FID/floor C",
     "FID/floor S", "seam index", "odd_even D", "brightness", "Dice", "seconds per volume",

@@ -154,10 +154,9 @@ def train(
     work: Path,
     seed: int,
     rate: float,
-    updates: int,
 ) -> float:
     """Train a contestant; return the CPU seconds, or those of the run that finished before."""
-    done, settings = work / "trained.json", {"learning_rate": rate, "updates": updates}
+    done, settings = work / "trained.json", {"learning_rate": rate, "updates": words.updates}
     if done.is_file():
         found = json.loads(done.read_text())
         if settings.items() <= found.items():
@@ -170,7 +169,7 @@ def train(
             "output_dir": str(work),
             "seed": seed,
             "learning_rate": rate,
-            "max_iterations": round(share * updates),
+            "max_iterations": round(share * words.updates),
             "val_interval": NEVER,
             "progress": False,
             **of_schema(words.data),
@@ -186,10 +185,19 @@ def train(
 
 
 def images_of(
-    words: argparse.Namespace, one: Contestant, work: Path, steps: int | None
+    words: argparse.Namespace, one: Contestant, work: Path, steps: int | None, draw: int = 0
 ) -> tuple[ImageSet, float]:
-    """Make the images of the kept-back masks; return them and the seconds per volume."""
-    pairs, weights = work / f"pairs{steps or ''}", work / one.weights
+    """Make the images of the kept-back masks; return them and the seconds per volume.
+
+    Args:
+        words: the command line.
+        one: the contestant.
+        work: folder of its training.
+        steps: sampling steps; None where there are none.
+        draw: seed of the sampling.
+    """
+    name = f"pairs{steps or ''}" + (f"_draw{draw}" if draw else "")
+    pairs, weights = work / name, work / one.weights
     speed = pairs.with_suffix(".json")
     began = time.perf_counter()
     extra: dict[str, Any] = {
@@ -197,7 +205,7 @@ def images_of(
         "ldm3d": {"autoencoder_weights": words.autoencoder},
     }.get(one.infer, {})
     if steps:
-        extra["num_steps"] = steps
+        extra |= {"num_steps": steps, "seed": draw}
     overrides = {
         "dataset_dir": words.data,
         "output_dir": str(pairs),
@@ -272,7 +280,7 @@ def best_rate(words: argparse.Namespace, judge: Judge, name: str, one: Contestan
     scores = {}
     for rate in one.rates if words.rate is None else [words.rate]:
         folder = work / f"seed{words.seeds[0]}_rate{rate:g}"
-        train(words, one, folder, words.seeds[0], rate, words.updates)
+        train(words, one, folder, words.seeds[0], rate)
         made, _ = images_of(words, one, folder, one.steps[0])
         pairs = zip(made.images, judge.held_out.images, strict=True)
         errors = [float(np.square(image - scan).mean()) for image, scan in pairs]
@@ -283,13 +291,15 @@ def best_rate(words: argparse.Namespace, judge: Judge, name: str, one: Contestan
 
 def rows(words: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Train, run and judge every contestant, first seed first."""
-    judge = Judge(words.data)
+    judge, rates = Judge(words.data), dict[str, float]()
     for seed in words.seeds:
         for name in words.only or CONTESTANTS:
             one = CONTESTANTS[name]
-            rate = best_rate(words, judge, name, one)
+            if name not in rates:
+                rates[name] = best_rate(words, judge, name, one)
+            rate = rates[name]
             work = words.out / name.replace(" ", "_") / f"seed{seed}_rate{rate:g}"
-            cpu = train(words, one, work, seed, rate, words.updates)
+            cpu = train(words, one, work, seed, rate)
             for steps in one.steps:
                 path = work / f"row{steps or ''}.json"
                 if not path.is_file():

@@ -18,6 +18,7 @@ from gem3d.autoencoder import SliceAutoencoder
 from gem3d.baseline_data import slice_distance, spread_slice
 from gem3d.conditions import MaskEncoding, informed_maps
 from gem3d.ldm3d import LatentVolumeDenoiser
+from gem3d.sampler import decode_in_chunks
 from gem3d.volumes import BACKGROUND, pad_in_plane
 
 CHUNK = 64
@@ -114,8 +115,6 @@ class LatentVolumeInferer(Inferer):
         )
 
     def _decoded(self, latent_VCDhw: Tensor) -> Tensor:
-        parts = latent_VCDhw.transpose(1, 2).flatten(0, 1).split(CHUNK)
+        decode, latent_VDChw = self.autoencoder.decode, latent_VCDhw.transpose(1, 2)
         with precision_context(latent_VCDhw.device, self.precision):
-            images: Tensor = torch.cat([self.autoencoder.decode(part) for part in parts])
-        volumes: Tensor = images.unflatten(0, (len(latent_VCDhw), -1)).transpose(1, 2)
-        return volumes
+            return decode_in_chunks(decode, latent_VDChw, CHUNK)[:, None]
