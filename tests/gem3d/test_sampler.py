@@ -459,3 +459,21 @@ def test_a_chunk_of_no_slices_is_refused() -> None:
 
 def test_latents_are_not_clipped() -> None:
     assert draw(make(num_steps=2), Teller(), 8, [0]).max() == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window": 16, "overlap": 16}, r"overlap: 16; want 1\.\.15"),
+        (
+            {"window": 16, "overlap": 2, "tail": "official"},
+            "overlap: 2; want 1 with tail 'official'",
+        ),
+        ({"tail": "loose"}, "tail: 'loose'; want 'overlap' or 'official'"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused_before_anything_is_made(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MedpairError, match=message):
+        make(**changes)

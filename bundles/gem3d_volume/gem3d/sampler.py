@@ -87,6 +87,7 @@ class LatentSampler:
                 f"guidance_informed: {self.guidance_informed} without informed slices; want 1; "
                 "change it or set informed"
             )
+        self.plan(self.window, 0)  # refuses window, overlap and tail before anything is written
 
     @torch.no_grad()
     def __call__(
