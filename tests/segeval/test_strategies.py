@@ -62,7 +62,9 @@ def test_equal_means_equally_many_updates(equal: str, other: str) -> None:
 
 def test_each_strategy_is_compared_with_what_it_shall_beat() -> None:
     found = read_strategies()
-    for name in ("E2-2", "E2-3", "E2-4", "E2-5"):
+    for name in ("E2-2", "E2-3"):  # these take as many updates as E2-1
+        assert found[name].against == ("E2-1", "E2-1-equal")
+    for name in ("E2-4", "E2-5"):
         assert found[name].against == ("E2-1-equal", "E2-1")
     assert all(set(strategy.against) <= set(found) for strategy in found.values())
 
