@@ -75,8 +75,9 @@ def test_training_draws_the_views_of_a_scan_together(scans: Tensor) -> None:
 
 
 def test_equal_inputs_give_equal_bits_whatever_was_drawn_before(
-    trained: Embedding, scans: Tensor, one_thread: None
+    scans: Tensor, one_thread: None
 ) -> None:
+    trained = train_embedding(scans, SHORT)
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
     again = train_embedding(scans, SHORT)
