@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.data.slice_augment import AugmentRanges
 from common.engines.batches import IterationBatches, iteration_generator
+from common.engines.handlers import WarmupCosine
 from common.errors import MedpairError
 from gem3d.baseline_data import PatchBatches, slice_distance, spread_slice
 from gem3d.pix2pix import (
@@ -206,17 +207,21 @@ def fit(*, informed: bool, iterations: int) -> tuple[float, float]:
     network = small(informed=informed, channels=(8, 16), strides=(2,))
     discriminator = discriminator_of(network, 4, 1)
     first = [p.detach().clone() for p in discriminator.parameters()]
+    optimizer = torch.optim.Adam(network.parameters(), 0.02, betas=(0.5, 0.999))
+    # the judge kicks the generator; small last steps keep the error from hanging on the last kick
+    decay = WarmupCosine(optimizer, iterations, warmup=1)
     trainer = Pix2PixTrainer(
         "cpu",
         1,
         IterationBatches(data, 0, iterations),
         network,
-        torch.optim.Adam(network.parameters(), 0.02, betas=(0.5, 0.999)),
+        optimizer,
         discriminator,
         torch.optim.Adam(discriminator.parameters(), 0.002, betas=(0.5, 0.999)),
         Pix2PixLoss(),
         precision="fp32",
     )
+    decay.attach(trainer)
 
     def error() -> float:
         drawn = data(iteration_generator(7, 0))
