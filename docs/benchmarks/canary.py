@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from common.auditing import audit
 from common.data.datasets import Pair, PairSet
@@ -26,6 +27,9 @@ from common.data.phantom import make_phantom
 from common.io.atomic import to_json, write_json
 from common.jobs import Geometry, Job, run_stages
 from common.stages import open_workflow
+
+Image = npt.NDArray[np.float32]
+Scanner = Callable[[Image, np.random.Generator], Image]
 
 SIZE = (24, 16, 16)
 SPACING = (7.0, 10.0, 10.0)
@@ -82,16 +86,29 @@ def persons(first: int, count: int) -> Iterator[tuple[str, int]]:
         yield f"phantom-{seed:04d}", seed
 
 
-def write_scans(folder: Path, training: list[tuple[str, int]]) -> Path:
-    """Write a pair set of phantoms: those that are trained on, by name, and twenty kept back."""
+def write_scans(
+    folder: Path,
+    training: list[tuple[str, int]],
+    kept_back: list[tuple[str, int]] | None = None,
+    scanner: Scanner | None = None,
+) -> Path:
+    """Write a pair set of phantoms.
+
+    Args:
+        folder: its place; scans that it has stay.
+        training: names and seeds of the scans to train on.
+        kept_back: the same for scans kept back; None takes twenty that no generator saw.
+        scanner: what to make of each image, with a generator of its own; None leaves it.
+    """
     pairs = PairSet.create(folder, load_schema("brain4"), SPACING, SIZE, {})
-    scans = [*training, *persons(KEPT_BACK, 20)]
-    for name, seed in scans:
-        if name not in pairs.manifest:
-            split = "validation" if KEPT_BACK <= seed < UNSEEN else "training"
-            image, label = make_phantom("brain4", SIZE, seed)
-            person = f"phantom-{seed:04d}"
-            pairs.write(Pair(name, image, label, np.eye(4)), {"split": split, "person": person})
+    kept_back = list(persons(KEPT_BACK, 20)) if kept_back is None else kept_back
+    for split, scans in (("training", training), ("validation", kept_back)):
+        for name, seed in scans:
+            if name not in pairs.manifest:
+                image, label = make_phantom("brain4", SIZE, seed)
+                image = scanner(image, np.random.default_rng(seed)) if scanner else image
+                record = {"split": split, "person": f"phantom-{seed:04d}"}
+                pairs.write(Pair(name, image, label, np.eye(4)), record)
     return folder
 
 

@@ -13,24 +13,29 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from canary import SIZE, SPACING, generate, persons, write_scans
+from canary import Image, Scanner, generate, persons, write_scans
 from scipy import ndimage
 from tables import table
 
 from common.comparison import compare
-from common.data.datasets import Pair, PairSet
-from common.data.labels import load_schema
-from common.data.phantom import make_phantom
 from common.io.atomic import write_json
 
-Image = npt.NDArray[np.float32]
-STRATEGIES = ("E3-1", "E3-1-equal", "E3-2", "E3-3", "E3-4")
+STRATEGIES = (
+    "E3-1",
+    "E3-1-equal",
+    "E3-1-long",
+    "E3-2",
+    "E3-2-long",
+    "E3-3",
+    "E3-3-long",
+    "E3-4",
+    "E3-4-long",
+)
 SOURCE, FIRST_OF = 100, {"inverted": 30_000, "coarse": 40_000}
 """First seeds of the persons of each set."""
 COLUMNS = ("target", "strategy", "Dice", "HD95 mm", "against", "difference", "low", "high")
@@ -49,10 +54,7 @@ def coarse(image: Image, rng: np.random.Generator) -> Image:
     return np.where(image > 0, np.maximum(changed, 0.02), 0).astype(np.float32)
 
 
-SCANNERS: Mapping[str, Callable[[Image, np.random.Generator], Image]] = {
-    "inverted": inverted,
-    "coarse": coarse,
-}
+SCANNERS: Mapping[str, Scanner] = {"inverted": inverted, "coarse": coarse}
 
 
 def arguments() -> argparse.Namespace:
@@ -68,25 +70,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--seed", type=int, default=0, help="of the generated pairs")
     return parser.parse_args()
-
-
-def write_target(folder: Path, scanner: str, few: int, tested: int) -> Path:
-    """Write the pair set of another place.
-
-    Args:
-        folder: its place.
-        scanner: name in `SCANNERS`.
-        few: persons to train on.
-        tested: persons to test on.
-    """
-    pairs = PairSet.create(folder, load_schema("brain4"), SPACING, SIZE, {})
-    for number, (name, seed) in enumerate(persons(FIRST_OF[scanner], few + tested)):
-        if name not in pairs.manifest:
-            image, label = make_phantom("brain4", SIZE, seed)
-            image = SCANNERS[scanner](image, np.random.default_rng(seed))
-            split = "training" if number < few else "validation"
-            pairs.write(Pair(name, image, label, np.eye(4)), {"split": split, "person": name})
-    return folder
 
 
 def rows(target: str, report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -121,18 +104,20 @@ def main() -> int:
     synthetic = generate(source, words.out / "generator", words)
     found = []
     for scanner in SCANNERS:
-        folder = words.out / scanner
-        target = write_target(folder / "scans", scanner, words.few, words.tested)
-        compare(
+        few = list(persons(FIRST_OF[scanner], words.few))
+        tested = list(persons(FIRST_OF[scanner] + words.few, words.tested))
+        target = write_scans(words.out / scanner, few, tested, SCANNERS[scanner])
+        # one folder for both: what was trained before a target was met is not trained twice
+        comparison = compare(
             real=source,
             synthetic={"medgen3d": synthetic},
             target=target,
             strategies=STRATEGIES,
             seeds=words.seeds,
             updates=words.updates,
-            out=folder / "compare",
+            out=words.out / "compare",
         )
-        report = json.loads((folder / "compare" / "compare.json").read_text(encoding="utf-8"))
+        report = json.loads((comparison / "compare.json").read_text(encoding="utf-8"))
         found += rows(scanner, report)
     write_json(words.out / "transfer.json", {"rows": found})
     text = table(found, COLUMNS)

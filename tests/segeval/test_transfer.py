@@ -31,13 +31,16 @@ def transfer() -> ModuleType:
     return module
 
 
+SIZE = (24, 16, 16)
+
+
 def mean_of_label(image: np.ndarray, label: np.ndarray, value: int) -> float:
     return float(image[label == value].mean())
 
 
 @pytest.mark.parametrize("scanner", ["inverted", "coarse"])
 def test_another_scanner_shows_the_same_brain_otherwise(transfer: ModuleType, scanner: str) -> None:
-    image, label = make_phantom("brain4", transfer.SIZE, 0)
+    image, label = make_phantom("brain4", SIZE, 0)
     changed = transfer.SCANNERS[scanner](image, np.random.default_rng(0))
     np.testing.assert_array_equal(changed > 0, image > 0)
     cortex, white = (mean_of_label(changed, label, value) for value in (1, 3))
@@ -48,8 +51,10 @@ def test_another_scanner_shows_the_same_brain_otherwise(transfer: ModuleType, sc
 def test_no_person_is_in_two_sets(transfer: ModuleType, tmp_path: Path) -> None:
     source = PairSet.open(transfer.write_scans(tmp_path / "a", list(transfer.persons(100, 2))))
     sets = [source]
-    for scanner in transfer.SCANNERS:
-        sets.append(PairSet.open(transfer.write_target(tmp_path / scanner, scanner, 1, 2)))
+    for scanner, first in transfer.FIRST_OF.items():
+        few, tested = list(transfer.persons(first, 1)), list(transfer.persons(first + 1, 2))
+        change = transfer.SCANNERS[scanner]
+        sets.append(PairSet.open(transfer.write_scans(tmp_path / scanner, few, tested, change)))
         assert (len(sets[-1].ids("training")), len(sets[-1].ids("validation"))) == (1, 2)
     names = [pairs.record(name)["person"] for pairs in sets for name in pairs.ids(None)]
     assert len(names) == len(set(names))
