@@ -112,7 +112,7 @@ def run_use(
     Args:
         bundle: folder name in `bundles/`.
         kind: name of the config file, such as "enhance" or "judge".
-        preset: its overlay in ``configs/presets`` is used where there is one.
+        preset: its overlay in ``presets`` is used where there is one.
         overrides: values by config key.
         progress: called with (task, done, total).
     """
@@ -130,11 +130,11 @@ def open_workflow(
     Args:
         bundle: folder name in `bundles/`.
         kind: name of the config file, such as "train", "inference" or "evaluate".
-        preset: its overlay in ``configs/presets`` is used where there is one.
+        preset: its overlay in ``presets`` is used where there is one.
         overrides: values by config key.
     """
     configs = bundles_dir() / bundle / "configs"
-    overlay = configs / "presets" / f"{preset}.yaml"
+    overlay = bundles_dir() / bundle / "presets" / f"{preset}.yaml"
     files = [str(configs / f"{kind}.yaml")] + ([str(overlay)] if overlay.is_file() else [])
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # its habits, no faults
     workflow = ConfigWorkflow(

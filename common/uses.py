@@ -39,7 +39,7 @@ def enhance(
         out: folder of the new pair set; called again, it makes only what is missing.
         times: new images per mask, >= 1; raised later, the first ones stay.
         mask_augmentation: change the masks too, by the settings of the schema in
-            ``configs/mask_augmentation``; flip and small rotations where there are none.
+            ``mask_augmentation``; flip and small rotations where there are none.
         informed: "cross" for slices of other persons, "generated" for the slice generator's.
         seed: the run's seed, >= 0.
         preset: size; None takes the bundle's default.
@@ -205,7 +205,7 @@ def _check(data: StrPath, geometry: Geometry, preset: str) -> None:
 def _augmentation(schema: str) -> dict[str, Any]:
     from monai.bundle import ConfigParser
 
-    path = bundles_dir() / BUNDLE / "configs" / "mask_augmentation" / f"{schema}.yaml"
+    path = bundles_dir() / BUNDLE / "mask_augmentation" / f"{schema}.yaml"
     if not path.is_file():
         return AUGMENTATION
     return dict(ConfigParser.load_config_file(str(path))["mask_augmentation"])

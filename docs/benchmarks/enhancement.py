@@ -92,7 +92,7 @@ def make(words: argparse.Namespace, name: str, weights: Path) -> Path:
         **SETTINGS[name],
     }
     if name.endswith("MA"):
-        presets = bundles_dir() / BUNDLE / "configs" / "mask_augmentation"
+        presets = bundles_dir() / BUNDLE / "mask_augmentation"
         path = words.mask_augmentation or presets / f"{overrides['schema']}.yaml"
         overrides |= yaml.safe_load(path.read_text(encoding="utf-8"))
     open_workflow(BUNDLE, "enhance", words.preset, overrides).run()

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted([*ROOT.glob("bundles/*.yaml"), *ROOT.glob("bundles/*/configs/**/*.yaml")])
+CONFIGS = sorted([*ROOT.glob("bundles/*.yaml"), *ROOT.glob("bundles/*/*/*.yaml")])
 STAGES = {path.parent.name for path in ROOT.glob("bundles/*/*/__init__.py")}
 PACKAGES = {"monai", "torch", "ignite", "mlflow", "common"} | STAGES
 FORBIDDEN = {"open", "eval", "exec", "compile", "getattr", "setattr", "globals", "locals", "vars"}
@@ -95,7 +95,7 @@ def unresolved(content: dict[str, Any]) -> list[str]:
 
 def is_complete(path: Path) -> bool:
     """Overlays change a config and do not stand alone."""
-    return path.parent.name != "presets" and not path.stem.startswith("multi_gpu")
+    return path.parent.name in ("bundles", "configs") and not path.stem.startswith("multi_gpu")
 
 
 def name_of(path: Path) -> str:

@@ -20,7 +20,7 @@ from common.errors import MedpairError
 from common.stages import plain_errors
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "gem3d_volume" / "configs"
-PRESETS = CONFIGS / "presets"
+PRESETS = CONFIGS.parent / "presets"
 TRAININGS = ("train_autoencoder", "train_slice", "train_slice_generator", "train")
 PHANTOM = "phantom:brain4:16x20x18:2"
 SMALL: dict[str, Any] = {
@@ -380,7 +380,7 @@ def test_all_configs_name_the_same_networks_and_diffusion() -> None:
 
 
 def test_the_two_stages_differ_as_the_paper_says() -> None:
-    one, two, paper = content("train_slice"), content("train"), content("presets/paper")
+    one, two, paper = content("train_slice"), content("train"), content("../presets/paper")
     assert (one["times"], two["times"]) == ("slice", "window")
     assert two["tune"] == "slice_layers"
     assert one["network_def"] | {"volumetric": True} == two["network_def"]

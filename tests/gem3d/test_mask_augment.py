@@ -39,7 +39,7 @@ def phantom(name: str, seed: int) -> tuple[LabelSchema, np.ndarray, tuple[float,
 
 @cache
 def preset(name: str) -> MaskAugmentation:
-    path = Path(bundle_root()) / "configs" / "mask_augmentation" / f"{name}.yaml"
+    path = Path(bundle_root()) / "mask_augmentation" / f"{name}.yaml"
     parser = ConfigParser(ConfigParser.load_config_file(str(path)))
     return parser.get_parsed_content("mask_augmentation")
 

@@ -95,7 +95,7 @@ def test_enhance_with_changed_masks_and_generated_slices(
     weights: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    overlay = yaml.safe_load((CONFIGS / "mask_augmentation" / "brain4.yaml").read_text())
+    overlay = yaml.safe_load((CONFIGS.parent / "mask_augmentation" / "brain4.yaml").read_text())
     run("enhance", weights, tmp_path / "a", dataset_dir=str(data), times=2, **overlay)
     made = PairSet.open(tmp_path / "a")
     assert len(made.ids()) == 6

@@ -19,7 +19,7 @@ from common.errors import MedpairError
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "mcdpm_mask" / "configs"
 TRAIN, INFERENCE = CONFIGS / "train.yaml", CONFIGS / "inference.yaml"
-PRESETS = CONFIGS / "presets"
+PRESETS = CONFIGS.parent / "presets"
 SMALL = {
     "dataset_dir": "phantom:brain4:16x16x16:2",
     "size": [16, 16],

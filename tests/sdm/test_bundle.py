@@ -20,7 +20,7 @@ from common.stages import plain_errors
 pytestmark = [pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")]
 
 CONFIGS = bundles_dir() / "sdm_refiner" / "configs"
-PRESETS = sorted(path.stem for path in (CONFIGS / "presets").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (CONFIGS.parent / "presets").glob("*.yaml"))
 SMALL = {
     "dataset_dir": "phantom:brain4:16x16x16:2",
     "network_def::channels": [8, 16],
@@ -41,7 +41,7 @@ SHORT = {
 def workflow(kind: str, folder: Path, preset: str | None = None, **changes: Any) -> ConfigWorkflow:
     files = [str(CONFIGS / f"{kind}.yaml")]
     if preset is not None:
-        files.append(str(CONFIGS / "presets" / f"{preset}.yaml"))
+        files.append(str(CONFIGS.parent / "presets" / f"{preset}.yaml"))
     options = {**SMALL, "output_dir": str(folder / kind), **changes}
     opened = ConfigWorkflow(
         config_file=files,
@@ -201,7 +201,7 @@ def test_presets_overlay_every_config(preset: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_weights_of_a_preset_stay_small(preset: str) -> None:
-    files = [str(CONFIGS / "inference.yaml"), str(CONFIGS / "presets" / f"{preset}.yaml")]
+    files = [str(CONFIGS / "inference.yaml"), str(CONFIGS.parent / "presets" / f"{preset}.yaml")]
     opened = ConfigWorkflow(config_file=files, workflow_type="infer", logging_file=False)
     opened.initialize()
     network = opened.parser.get_parsed_content("network_def")

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning"
 CONFIGS = bundles_dir() / "segmentation_eval" / "configs"
 PHANTOMS = "phantom:brain4:18x17x16:2"  # no multiple of the strides
 SMALL = {"dataset_dir": PHANTOMS, "sizes::unet3d::channels": [4, 6, 8, 8], "device": "cpu"}
-PRESETS = [path.stem for path in sorted((CONFIGS / "presets").glob("*.yaml"))]
+PRESETS = [path.stem for path in sorted((CONFIGS.parent / "presets").glob("*.yaml"))]
 
 
 class StoppedError(Exception):
@@ -58,7 +58,7 @@ def training(out: Path, iterations: int, **changes: Any) -> dict[str, Any]:
 def opened(kind: str, preset: str | None = None, **changes: Any) -> ConfigWorkflow:
     files = [str(CONFIGS / f"{kind}.yaml")]
     if preset is not None:
-        files.append(str(CONFIGS / "presets" / f"{preset}.yaml"))
+        files.append(str(CONFIGS.parent / "presets" / f"{preset}.yaml"))
     kinds = "train" if kind == "train" else "infer"
     made = ConfigWorkflow(files, workflow_type=kinds, logging_file=False, **changes)
     made.initialize()

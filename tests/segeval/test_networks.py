@@ -26,7 +26,7 @@ from segeval.networks import (
 )
 
 BUNDLE = bundles_dir() / "segmentation_eval"
-PRESETS = sorted(path.stem for path in (BUNDLE / "configs" / "presets").glob("*.yaml"))
+PRESETS = sorted(path.stem for path in (BUNDLE / "presets").glob("*.yaml"))
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"channels": [4, 6, 8], "strides": [1, 2]},
     "unet2d": {"channels": [4, 6, 8], "strides": [1, 2]},
@@ -115,7 +115,7 @@ def test_the_2d_unet_sees_slices_alone() -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_preset_has_every_network(preset: str, architecture: str) -> None:
-    files = [BUNDLE / "configs" / "train.yaml", BUNDLE / "configs" / "presets" / f"{preset}.yaml"]
+    files = [BUNDLE / "configs" / "train.yaml", BUNDLE / "presets" / f"{preset}.yaml"]
     sizes = ConfigParser.load_config_files(files)["sizes"]
     if architecture != "swin_unetr" or preset == "tiny":  # which reads values as it is built
         with torch.device("cpu" if architecture == "swin_unetr" else "meta"):

@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 CONFIGS = bundles_dir() / "vid2vid_image" / "configs"
+PRESETS = [path.stem for path in sorted((CONFIGS.parent / "presets").glob("*.yaml"))]
 SMALL = {
     "dataset_dir": "phantom:brain4:16x32x32:2",
     "network_def::channels": [8, 16],
@@ -30,7 +31,7 @@ SMALL = {
 def workflow(kind: str, folder: Path, preset: str | None = None, **changes: Any) -> ConfigWorkflow:
     files = [str(CONFIGS / f"{kind}.yaml")]
     if preset is not None:
-        files.append(str(CONFIGS / "presets" / f"{preset}.yaml"))
+        files.append(str(CONFIGS.parent / "presets" / f"{preset}.yaml"))
     options = {**SMALL, "output_dir": str(folder / kind), **changes}
     return ConfigWorkflow(
         config_file=files,
@@ -97,7 +98,7 @@ def test_weights_of_another_network_are_refused(trained: Path) -> None:
     assert "does not fit this network" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("preset", [p.stem for p in sorted((CONFIGS / "presets").glob("*.yaml"))])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_overlay_every_config(preset: str, tmp_path: Path) -> None:
     for kind in ("train", "inference", "evaluate"):
         opened = workflow(kind, tmp_path, preset, **{"network_def::channels": [8, 16]})
@@ -107,9 +108,9 @@ def test_presets_overlay_every_config(preset: str, tmp_path: Path) -> None:
         assert opened.parser.get_parsed_content("preset") == preset
 
 
-@pytest.mark.parametrize("preset", [p.stem for p in sorted((CONFIGS / "presets").glob("*.yaml"))])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_weights_of_a_preset_stay_small(preset: str, tmp_path: Path) -> None:
-    files = [str(CONFIGS / "inference.yaml"), str(CONFIGS / "presets" / f"{preset}.yaml")]
+    files = [str(CONFIGS / "inference.yaml"), str(CONFIGS.parent / "presets" / f"{preset}.yaml")]
     opened = ConfigWorkflow(config_file=files, workflow_type="infer", logging_file=False)
     opened.initialize()
     network = opened.parser.get_parsed_content("network_def")

@@ -5,7 +5,7 @@ the middle of what contains them. Each step draws again when its result is impos
 holds the operations that were applied, so `replay` makes the same mask from the same original.
 
 Source: GEM-3D, section 3.3 and Appendix A; the settings of its data sets are
-`configs/mask_augmentation/*.yaml`.
+`mask_augmentation/*.yaml`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from common.engines.weights import load_weights, save_weights
 from common.errors import MedpairError
+from common.networks.single import LAST_STEP, SingleInput, label_volumes, slice_positions
 from gem3d.autoencoder import SliceAutoencoder
-from gem3d.conditions import check_scale
+from gem3d.conditions import MaskEncoding, check_scale, informed_maps
 from gem3d.network import VolumeDenoiser, slice_layer_parameters
 from gem3d.slice_generator import SliceGenerator
 
@@ -27,13 +28,14 @@ class OnLatents(Protocol):
     latent_std: Tensor
 
 
-class Gem3D(nn.Module):
+class Gem3D(SingleInput):
     """Autoencoder, volume denoiser and slice generator.
 
     Args:
         autoencoder: slices to latents and back.
         volume: the volume denoiser.
         slice_generator: the generator of informed slices; None where none was trained.
+        encoding: masks on the latent grid, which `single` wants.
     """
 
     def __init__(
@@ -41,9 +43,38 @@ class Gem3D(nn.Module):
         autoencoder: SliceAutoencoder,
         volume: VolumeDenoiser,
         slice_generator: SliceGenerator | None = None,
+        encoding: MaskEncoding | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder, self.volume, self.slice_generator = autoencoder, volume, slice_generator
+        self.encoding = encoding
+
+    @property
+    def single_size(self) -> tuple[int, ...]:
+        """Size of one input of `single`."""
+        return 1, 48, 40, 40
+
+    def single(self, image: Tensor) -> Tensor:
+        """Return the mean images (B, 1, D, H, W) of masks (B, 1, D, H, W), without informed slice.
+
+        At the noisiest step v is -x_0, so this holds for networks that predict v.
+        """
+        assert self.encoding is not None
+        mask = self.encoding(label_volumes(image, self.encoding.num_classes))
+        windows, slices, _, height, width = mask.shape
+        x = torch.zeros(
+            (windows, slices, self.volume.latent_channels, height, width), device=image.device
+        )
+        t = torch.full((windows,), LAST_STEP, device=image.device)
+        no_slice = torch.zeros_like(informed_maps(x[:, 0]))
+        position = slice_positions(windows, slices, image.device)[:, 0].view(windows, slices)
+        v = self.volume(x, t, mask, no_slice, torch.zeros_like(position), position)
+        decoded = self.autoencoder.decode(-v.flatten(0, 1))
+        return torch.unflatten(decoded, 0, (windows, slices)).transpose(1, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return what `single` does; the parts are what samplers call."""
+        return self.single(image)
 
     def check(self) -> Gem3D:
         """Return the model.

@@ -249,11 +249,11 @@ class VolumeDenoiser(nn.Module):
     def _embedding(
         self, timesteps: Tensor, offset_BS: Tensor, position_BS: Tensor, informed_BDhw: Tensor
     ) -> Tensor:
-        told = self.ways["informed"] != "none"
+        told = float(self.ways["informed"] != "none")  # TorchScript multiplies by no bool
         present = told * informed_BDhw[:, -1].amax(dim=(1, 2))[:, None].expand_as(offset_BS)
         # without an informed slice there is nothing to be far from
-        offset = offset_BS / OFFSET_UNIT * present * self.offset
-        scalars = torch.stack([offset, position_BS * self.position, present], dim=-1)
+        offset = offset_BS / OFFSET_UNIT * present * float(self.offset)
+        scalars = torch.stack([offset, position_BS * float(self.position), present], dim=-1)
         t = timesteps if timesteps.ndim == 2 else timesteps[:, None].expand_as(offset_BS)
         emb: Tensor = self.embed(t.flatten(), scalars.flatten(0, 1))
         if self.style is not None:

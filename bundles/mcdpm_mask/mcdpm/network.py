@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import MedpairError
 from common.networks.embedding import ConditionEmbedding
+from common.networks.single import LAST_STEP, SingleInput
 from common.networks.unet import UNet
 
+DEPTH = 48  # slices of the volume whose start the form of one input predicts
 
-class MaskDenoiser(nn.Module):
+
+class MaskDenoiser(SingleInput):
     """Predict the noise (or v, x_0) of the target slices of mask windows.
 
     Args:
@@ -68,7 +71,28 @@ class MaskDenoiser(nn.Module):
             dropout=dropout,
         )
 
-    def forward(self, x_BSCHW: Tensor, timesteps_B: Tensor, position_B2: Tensor) -> Tensor:
+    @property
+    def single_size(self) -> tuple[int, ...]:
+        """Size of one input of `single`: code and indicator channels, slices, height, width."""
+        return self.code_channels + 1, self.window, 40, 40
+
+    def single(self, image: Tensor) -> Tensor:
+        """Return the prediction (B, C, S, H, W) for windows (B, C + 1, S, H, W) of pure noise.
+
+        The windows stand at the start of a volume.
+        """
+        x_BSCHW = image.transpose(1, 2)
+        t = torch.full((len(image),), LAST_STEP, device=image.device)
+        position = torch.tensor([[0.0, 1 / DEPTH]], device=image.device).expand(len(image), 2)
+        predicted: Tensor = self(x_BSCHW, t, position)
+        return predicted.transpose(1, 2)
+
+    def forward(
+        self,
+        x_BSCHW: Tensor,
+        timesteps_B: Tensor | None = None,
+        position_B2: Tensor | None = None,
+    ) -> Tensor:
         """Return the prediction for every slice of every window.
 
         Args:
@@ -78,8 +102,11 @@ class MaskDenoiser(nn.Module):
             position_B2: (z/D, 1/D) of each window's first slice.
 
         Returns:
-            (B, S, C, H, W); the values on condition slices carry no meaning.
+            (B, S, C, H, W); the values on condition slices carry no meaning. For the first
+            tensor alone: see `single`.
         """
+        if timesteps_B is None or position_B2 is None:
+            return self.single(x_BSCHW)
         self._check(x_BSCHW)
         b, s = x_BSCHW.shape[:2]
         if self.slice_mode == "channels":

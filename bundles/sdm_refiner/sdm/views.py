@@ -12,13 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import MedpairError
+from common.networks.single import (
+    LAST_STEP,
+    SingleInput,
+    label_volumes,
+    slice_positions,
+    slice_windows,
+)
 from sdm.network import Modulations, SemanticDenoiser
 from sdm.slices import one_hot_windows
 
 VIEWS = ("axial", "coronal", "sagittal")
 
 
-class ViewDenoisers(nn.Module):
+class ViewDenoisers(SingleInput):
     """Semantic denoisers of the three views.
 
     Args:
@@ -95,15 +102,38 @@ class ViewDenoisers(nn.Module):
         prediction: Tensor = network(x_NCHW, timesteps_N, modulations, position_N2, number)
         return prediction
 
+    @property
+    def single_size(self) -> tuple[int, ...]:
+        """Size of one input of `single`."""
+        return 1, 48, 40, 40
+
+    def single(self, image: Tensor) -> Tensor:
+        """Return the mean images (B, C, D, H, W) of masks (B, 1, D, H, W), by axial slices.
+
+        At the noisiest step v is -x_0, so this holds for networks that predict v.
+        """
+        label = label_volumes(image, self.num_classes)
+        volumes, depth, height, width = label.shape
+        mask = self.one_hot(slice_windows(label, self.mask_context, self.mask_context))
+        x = torch.zeros(len(mask), self.image_channels, height, width, device=image.device)
+        t = torch.full((len(mask),), LAST_STEP, device=image.device)
+        v = self(x, t, mask, slice_positions(volumes, depth, image.device), VIEWS[0])
+        return -torch.unflatten(v[:, : self.image_channels], 0, (volumes, depth)).transpose(1, 2)
+
     def forward(
         self,
         x_NCHW: Tensor,
-        timesteps_N: Tensor,
-        mask_NMHW: Tensor,
-        position_N2: Tensor,
-        view: str,
+        timesteps_N: Tensor | None = None,
+        mask_NMHW: Tensor | None = None,
+        position_N2: Tensor | None = None,
+        view: str = VIEWS[0],
     ) -> Tensor:
-        """Return the prediction for slices of a view under one-hot masks (all-zero: no mask)."""
+        """Return the prediction for slices of a view under one-hot masks (all-zero: no mask).
+
+        For the first tensor alone: see `single`.
+        """
+        if timesteps_N is None or mask_NMHW is None or position_N2 is None:
+            return self.single(x_NCHW)
         maps = self.modulations(mask_NMHW, view)
         return self.denoise(x_NCHW, timesteps_N, maps, position_N2, view)
 

@@ -137,12 +137,12 @@ def open_recipe(
     Raises:
         MedpairError: for an unknown preset, or a key that train.yaml does not have.
     """
-    configs = bundles_dir() / BUNDLE / "configs"
-    file = configs / "presets" / f"{preset}.yaml"
+    folder = bundles_dir() / BUNDLE
+    file = folder / "presets" / f"{preset}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
         raise MedpairError(f"--preset: {preset!r} is unknown; choose {known}")
-    parser = ConfigParser(ConfigParser.load_config_files([configs / "train.yaml", file]))
+    parser = ConfigParser(ConfigParser.load_config_files([folder / "configs" / "train.yaml", file]))
     for key, value in overlay.items():
         if key.replace("#", "::").split("::")[0] not in parser.get():
             raise MedpairError(f"overlay: train.yaml has no key {key!r}; correct it")

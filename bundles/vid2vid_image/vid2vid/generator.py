@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from common.errors import MedpairError
 from common.networks.blocks import Downsample, ResBlock, Upsample, norm_groups
 from common.networks.embedding import sinusoid
+from common.networks.single import SingleInput, label_volumes, slice_positions, slice_windows
 from vid2vid.warp import blend, warp
 
 NORM_GROUPS = 4
@@ -101,7 +102,7 @@ class Head(nn.Module):
         return out
 
 
-class SliceGenerator(nn.Module):
+class SliceGenerator(SingleInput):
     """Generate the next slice from its label window and the images before it.
 
     Slices are in the order of travel: for the backward direction the caller mirrors the order.
@@ -170,14 +171,32 @@ class SliceGenerator(nn.Module):
         self.register_buffer("style_mean", torch.zeros(num_classes))
         self.register_buffer("style_factor", torch.zeros(num_classes, num_classes))
 
+    @property
+    def single_size(self) -> tuple[int, ...]:
+        """Size of one input of `single`."""
+        return 1, 48, 40, 40
+
+    def single(self, image: Tensor) -> Tensor:
+        """Return images (B, C, D, H, W) of masks (B, 1, D, H, W): every slice as a first slice."""
+        label = label_volumes(image, self.num_classes)
+        volumes, depth, height, width = label.shape
+        windows = slice_windows(label, self.past_labels, self.ahead_labels)
+        past = torch.zeros(
+            (len(windows), self.past_images, self.image_channels, height, width),
+            device=image.device,
+        )
+        none = torch.zeros(past.shape[:2], dtype=torch.bool, device=image.device)
+        made = self(windows, past, none, slice_positions(volumes, depth, image.device)).image
+        return torch.unflatten(made, 0, (volumes, depth)).transpose(1, 2)
+
     def forward(
         self,
         label_BLHW: Tensor,
-        past_BPCHW: Tensor,
-        has_past_BP: Tensor,
-        position_B2: Tensor,
+        past_BPCHW: Tensor | None = None,
+        has_past_BP: Tensor | None = None,
+        position_B2: Tensor | None = None,
         style_BK: Tensor | None = None,
-    ) -> SliceOutput:
+    ) -> Any:
         """Generate one slice per sample.
 
         Args:
@@ -189,11 +208,14 @@ class SliceGenerator(nn.Module):
             style_BK: median intensity of each class in [-1, 1]; None is the training mean.
 
         Returns:
-            The new slices and their parts, float32.
+            The new slices and their parts, `SliceOutput`, float32. For the first tensor alone:
+            see `single`.
 
         Raises:
             MedpairError: if the label window or the past has another length than the network.
         """
+        if past_BPCHW is None or has_past_BP is None or position_B2 is None:
+            return self.single(label_BLHW)
         self._check(label_BLHW, past_BPCHW)
         emb = self._embed(position_B2, style_BK)
         height, width = label_BLHW.shape[-2:]
