@@ -27,6 +27,7 @@ __all__ = [
     "harmonise",
     "judge",
     "main",
+    "pack",
     "prepare",
     "train",
 ]
@@ -53,6 +54,7 @@ from common.auditing import audit  # noqa: E402 - after the check
 from common.cards import card  # noqa: E402
 from common.comparison import compare  # noqa: E402 - after the check
 from common.judging import judge  # noqa: E402
+from common.pack import pack  # noqa: E402
 from common.uses import counterfactual, enhance, harmonise  # noqa: E402
 
 

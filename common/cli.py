@@ -13,6 +13,7 @@ from common.cli_auditing import add_auditing
 from common.cli_cards import add_cards
 from common.cli_comparison import add_comparison
 from common.cli_judging import add_judging
+from common.cli_pack import add_pack
 from common.cli_uses import add_uses
 from common.console import OutDir, Preset, Weights, complain, err, say
 from common.errors import IncompleteError, MedpairError
@@ -263,6 +264,7 @@ def info(
 
 
 add_judging(app)
+add_pack(app)
 add_auditing(app)
 add_uses(app)
 add_comparison(app)

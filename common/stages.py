@@ -123,18 +123,18 @@ def run_use(
 
 
 def open_workflow(
-    bundle: str, kind: str, preset: str, overrides: Mapping[str, Any]
+    bundle: str | Path, kind: str, preset: str, overrides: Mapping[str, Any]
 ) -> ConfigWorkflow:
     """Open a bundle's config with the overlay of a preset, ready to run.
 
     Args:
-        bundle: folder name in `bundles/`.
+        bundle: folder name in `bundles/`, or a folder.
         kind: name of the config file, such as "train", "inference" or "evaluate".
         preset: its overlay in ``presets`` is used where there is one.
         overrides: values by config key.
     """
-    configs = bundles_dir() / bundle / "configs"
-    overlay = bundles_dir() / bundle / "presets" / f"{preset}.yaml"
+    root = bundles_dir() / bundle
+    configs, overlay = root / "configs", root / "presets" / f"{preset}.yaml"
     files = [str(configs / f"{kind}.yaml")] + ([str(overlay)] if overlay.is_file() else [])
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # its habits, no faults
     workflow = ConfigWorkflow(

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import common
 from common.errors import MedpairError
 from common.io.atomic import to_json, write_text
 
@@ -27,6 +28,9 @@ def versions(*names: str) -> dict[str, str]:
     """
     found = {}
     for name in names or ("medpair", "numpy", "scipy", "nibabel"):
+        if name == "medpair":  # a packed bundle runs without the distribution
+            found[name] = common.__version__
+            continue
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -20,7 +20,6 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from common.bundles import bundles_dir
 from common.data.datasets import PairSet
 from common.data.labels import LabelSchema
 from common.engines.device import pick_device
@@ -30,11 +29,11 @@ from common.io.atomic import append_jsonl, to_json, write_json
 from common.io.manifest import sha256, versions
 from common.io.usage import Usage
 from common.stages import open_workflow, plain_errors
+from segeval.paths import bundle_root
 from segeval.pools import Item, Pool
 from segeval.scores import Scores, score_masks
 
 FORMAT = "medpair-cell-1"
-BUNDLE = "segmentation_eval"
 APART = ("sizes", "learning_rates", "learning_rate", "parts", "dataset_dir", "output_dir", "device")
 """Keys of train.yaml that enter a cell's inputs by themselves, or do not decide its bytes."""
 Chosen = Sequence[tuple[Pool, Sequence[Item]]]
@@ -137,7 +136,7 @@ def open_recipe(
     Raises:
         MedpairError: for an unknown preset, or a key that train.yaml does not have.
     """
-    folder = bundles_dir() / BUNDLE
+    folder = Path(bundle_root())
     file = folder / "presets" / f"{preset}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
@@ -174,7 +173,7 @@ class Workshop:
             write_json(room / "parts.json", list(cell.parts))
             overrides = self._overrides(cell, recipe, room)
             with plain_errors():
-                open_workflow(BUNDLE, "train", recipe.preset, overrides).run()
+                open_workflow(bundle_root(), "train", recipe.preset, overrides).run()
             _finish(room, cell.inputs, weights_sha256=sha256(weights))
             append_jsonl(self.log, {"cell": cell.key, "kind": "training", **usage.measured()})
         shutil.rmtree(room / "checkpoints", ignore_errors=True)
@@ -236,7 +235,7 @@ class Workshop:
 
     def _segmenter(self, cell: Cell, recipe: Recipe) -> Callable[[Tensor], Tensor]:
         known = ConfigParser.load_config_file(
-            str(bundles_dir() / BUNDLE / "configs" / "inference.yaml")
+            str(Path(bundle_root()) / "configs" / "inference.yaml")
         )
         shared = {
             key: value
@@ -245,7 +244,7 @@ class Workshop:
         }
         weights = str(self.folder / cell.key / "model.pt")
         overrides = {**shared, **_network(recipe), "weights": weights}
-        workflow = open_workflow(BUNDLE, "inference", recipe.preset, overrides)
+        workflow = open_workflow(bundle_root(), "inference", recipe.preset, overrides)
         with plain_errors():
             segment: Callable[[Tensor], Tensor] = workflow.parser.get_parsed_content("segment")
         return segment

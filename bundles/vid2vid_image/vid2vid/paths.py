@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from common.roots import root_of
 
 
 def bundle_root() -> str:
-    """Return the bundle's folder, the parent of this package."""
-    return str(Path(__file__).resolve().parent.parent)
+    """Return the bundle's folder; errors as `root_of`."""
+    return root_of(__file__, "vid2vid_image")

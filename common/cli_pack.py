@@ -1,0 +1,25 @@
+"""The command that packs bundles."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from common.console import OutDir, say
+
+
+def add_pack(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(pack)
+
+
+def pack(
+    name: Annotated[str, typer.Argument(help="A bundle, or all.")],
+    out_dir: OutDir,
+) -> None:
+    """Write bundles as zip files for the model zoo or MONAI Label; they need no medpair."""
+    from common.pack import pack as run
+
+    for path in run(name, out_dir):
+        say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
