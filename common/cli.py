@@ -255,11 +255,17 @@ def export(
 @app.command()
 def info(
     what: Annotated[str | None, typer.Argument(help="A bundle, pipeline or pair set.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Say what is installed, or what a bundle, pipeline or pair set holds."""
-    from common.info import describe
+    from common import info
+    from common.io.atomic import to_json
 
-    for key, value in describe(what):
+    rows = info.describe(what)
+    if as_json:
+        say(to_json(info.as_json(rows), indent=1))
+        return
+    for key, value in rows:
         say(f"{key}: {value}")
 
 

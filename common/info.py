@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -45,6 +45,18 @@ def describe(what: str | Path | None = None) -> Rows:
     return _pairset(PairSet.open(what))
 
 
+def as_json(rows: Rows) -> dict[str, Any]:
+    """Return rows by key, the bundles of a pipeline as a list ``stages``."""
+    found: dict[str, Any] = {}
+    place = found
+    for key, value in rows:
+        if key == "bundle" and "pipeline" in found:
+            place = {}
+            found.setdefault("stages", []).append(place)
+        place[key] = value
+    return found
+
+
 def _installation() -> Rows:
     schemas = Path(common.__file__).parent / "data" / "schemas"
     return [
@@ -59,7 +71,10 @@ def _installation() -> Rows:
 def _bundle(name: str) -> Rows:
     text = (bundles_dir() / name / "configs" / "metadata.json").read_text(encoding="utf-8")
     metadata = json.loads(text)
-    rows = [(key, str(metadata.get(key, ""))) for key in ("version", "task", "description")]
+    keys = ("version", "task", "description")
+    rows = [(key, str(metadata.get(key, ""))) for key in keys]
+    rows.append(("licence", str(metadata.get("copyright", ""))))
+    rows.append(("folder", str(bundles_dir() / name)))
     sizes = (f"{name} ({_mb(path)} MB)" for name, path in presets(name).items())
     return [("bundle", name), *rows, ("weights", ", ".join(sizes) or "none ship: train them")]
 

@@ -12,6 +12,7 @@ from common import bundles, info
 from common.errors import MedpairError
 
 METADATA = {"version": "0.1.0", "task": "Generate masks", "description": "Masks, slice by slice"}
+METADATA["copyright"] = "code A, weights B"
 PIPELINE = """
 preset: tiny
 presets:
@@ -53,6 +54,14 @@ def test_a_pipeline_tells_its_presets_and_stages(folder: Path) -> None:
     assert rows["preset tiny"] == "brain4, 48x40x40 of 4x4x4 mm, the default"
     assert rows["preset small"] == "brain4, 96x80x80 of 2x2x2.5 mm"
     assert rows["bundle"] == "stage_a"
+
+
+def test_programs_get_the_folder_and_the_licence_of_each_stage(folder: Path) -> None:
+    rows = info.as_json(info.describe("stage_a"))
+    assert (rows["folder"], rows["licence"]) == (str(folder / "stage_a"), "code A, weights B")
+    told = info.as_json(info.describe("chain"))
+    assert told["pipeline"] == "chain"
+    assert [stage["folder"] for stage in told["stages"]] == [str(folder / "stage_a")]
 
 
 def test_the_installation_tells_what_there_is(folder: Path) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from common.bundles import bundles, bundles_dir
 from common.cli import main
 from common.errors import MedpairError
 from common.pack import Bundle, content, pack, used_modules
+from tests.environments import foreign_environment, run_apart
 
 ROOT = Path(__file__).parents[2]
 RUNS = {  # a small run of each bundle, and what it writes
@@ -43,35 +41,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def foreign_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An interpreter with all that medpair wants, but not medpair."""
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    ours = {Path(line).resolve() for line in sys.path if line}
-    # a .pth file leads there, but the .pth files in there, ours among them, are not read
-    kept = [path for path in ours if path.name == "site-packages"]
-    (site / "packages.pth").write_text("".join(f"{path}\n" for path in kept))
-    return str(folder / "bin" / "python")
-
-
-def run(
-    python: str, words: Sequence[str], place: Path, **more: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a Python command in an empty folder."""
-    place.mkdir(exist_ok=True)
-    kept = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ}
-    quiet = {"PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"}
-    environment = {**kept, **quiet, "OMP_NUM_THREADS": "1", **more}
-    return subprocess.run(
-        [python, *words], cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
+    return foreign_environment(tmp_path_factory.mktemp("environment"))
 
 
 def infer(python: str, root: Path, out: Path, place: Path, **more: str) -> None:
     """Run a bundle's inference as its card says."""
     config = str(root / "configs" / "inference.yaml")
     words = ["-m", "monai.bundle", "run", "--config_file", config, "--output_dir", str(out)]
-    done = run(python, [*words, "--device", "cpu", *RUNS[root.name]], place, **more)
+    done = run_apart(python, [*words, "--device", "cpu", *RUNS[root.name]], place, **more)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -85,7 +62,7 @@ def volumes(folder: Path) -> dict[str, str]:
 def test_a_packed_bundle_gives_the_same_bytes_without_medpair(
     name: str, packed: Path, foreign_python: str, tmp_path: Path
 ) -> None:
-    assert run(foreign_python, ["-c", "import common"], tmp_path / "else").returncode == 1
+    assert run_apart(foreign_python, ["-c", "import common"], tmp_path / "else").returncode == 1
     infer(foreign_python, packed / "bundles" / name, tmp_path / "packed", tmp_path / "else")
     infer(sys.executable, bundles_dir() / name, tmp_path / "source", tmp_path, PYTHONPATH=str(ROOT))
     assert volumes(tmp_path / "packed") == volumes(tmp_path / "source")
@@ -113,7 +90,7 @@ def test_packed_and_unpacked_bundles_share_a_process(
         (bundles_dir() if number % 2 else packed / "bundles") / name
         for number, name in enumerate(bundles())
     ]
-    done = run(
+    done = run_apart(
         sys.executable,
         ["-c", MIXED, str(tmp_path / "mixed"), *map(str, mixed)],
         tmp_path / "else",
@@ -127,7 +104,7 @@ def test_packed_and_unpacked_bundles_share_a_process(
 
 def test_two_copies_of_a_bundle_in_a_process_are_refused(packed: Path, tmp_path: Path) -> None:
     twice = [packed / "bundles" / "mcdpm_mask", bundles_dir() / "mcdpm_mask"]
-    done = run(
+    done = run_apart(
         sys.executable,
         ["-c", MIXED, str(tmp_path / "out"), *map(str, twice)],
         tmp_path / "else",
