@@ -183,6 +183,10 @@ def generate(
     stages: Sequence[str] | None = None,
     data: StrPath | None = None,
     gate: bool = True,
+    engine: str = "local",
+    workers: int = 2,
+    num_parts: int = 1,
+    part_id: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Generate pairs into a pair set; called again, it makes only what is missing.
@@ -199,10 +203,15 @@ def generate(
         stages: only these stages; None runs all.
         data: pair set that gives what the left-out stages would have made.
         gate: refuse pairs unlike any real scan and make them again, for presets that can.
+        engine: "local"; "ray", actors on this machine or a cluster; "slurm-array", which only
+            writes a script.
+        workers: actors of "ray".
+        num_parts: processes that share the job, each started with a part of its own.
+        part_id: number of this one, 0..num_parts-1.
         progress: called with (task, done, total).
 
     Returns:
-        The pair set's folder.
+        The pair set's folder; the script for "slurm-array".
 
     Raises:
         common.errors.MedpairError: an unknown name, a value outside its range, or weights of
@@ -224,6 +233,10 @@ def generate(
         stages=stages,
         data=_path(data),
         gate=gate,
+        engine=engine,
+        workers=workers,
+        num_parts=num_parts,
+        part_id=part_id,
         progress=progress,
     )
 

@@ -166,6 +166,10 @@ def generate(
     stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
     data: Annotated[Path | None, typer.Option(help="Pair set to start from.")] = None,
     gate: Annotated[bool, typer.Option(help="Refuse pairs unlike any real scan.")] = True,
+    engine: Annotated[str, typer.Option(help="local, ray, or slurm-array: a script.")] = "local",
+    workers: Annotated[int, typer.Option(help="Processes of --engine ray.")] = 2,
+    num_parts: Annotated[int, typer.Option(help="Processes that share the job.")] = 1,
+    part_id: Annotated[int | None, typer.Option(help="Which of them, from 0.")] = None,
 ) -> None:
     """Generate pairs; the same command again makes only what is missing."""
     from common.pipeline import generate as run
@@ -183,9 +187,18 @@ def generate(
             stages=stages.split(",") if stages else None,
             data=data,
             gate=gate,
+            engine=engine,
+            workers=workers,
+            num_parts=num_parts,
+            part_id=part_id,
             progress=progress,
         )
-    say(f"{num} pairs in {folder}")
+    if engine == "slurm-array":
+        say(f"sbatch {folder}")
+    elif num_parts > 1:
+        say(f"part {part_id} of {num_parts} done in {folder}")
+    else:
+        say(f"{num} pairs in {folder}")
 
 
 @app.command()

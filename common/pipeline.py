@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ from common.bundles import bundles_dir, pipelines
 from common.data.datasets import PairSet
 from common.errors import MedpairError
 from common.gating import StageEntry, is_gate, own_weights, without_gate
-from common.jobs import Geometry, Job, run_stages
+from common.jobs import Geometry, Job, Part, Stage
 from common.progress import Progress, silent
+from common.runs import run_stages
+from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
+
+ENGINES = ("local", "ray", "slurm-array")
 
 
 def generate(
@@ -30,6 +35,10 @@ def generate(
     stages: Sequence[str] | None = None,
     data: Path | None = None,
     gate: bool = True,
+    engine: str = "local",
+    workers: int = 2,
+    num_parts: int = 1,
+    part_id: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Generate pairs with a pipeline of `bundles/`; see `generate_pipeline`.
@@ -46,12 +55,31 @@ def generate(
         stages: names of the stages to run; None runs all.
         data: pair set whose masks and images replace those of left-out stages.
         gate: let a gate of the pipeline run where it can.
+        engine: "local"; "ray"; "slurm-array", which only writes a script.
+        workers: actors of "ray".
+        num_parts: processes that share the job, each started with a part of its own.
+        part_id: number of this one, 0..num_parts-1.
         progress: called with (task, done, total).
 
     Returns:
-        The pair set's folder.
+        The pair set's folder; the script for "slurm-array".
+
+    Raises:
+        MedpairError: as `generate_pipeline`, or for an unknown engine or a missing part.
     """
     config = read_pipeline(pipeline)
+    if engine not in ENGINES:
+        raise MedpairError(f"--engine: {engine!r} is unknown, wanted one of {', '.join(ENGINES)}")
+    if engine == "slurm-array":
+        words = {"--n": num, "--seed": seed, "--out": out.absolute(), "--preset": preset}
+        words |= {"--depth": depth, "--start": start}
+        words |= {"--weights": weights and weights.absolute(), "--data": data and data.absolute()}
+        words |= {"--stages": ",".join(stages) if stages else None}
+        said = [str(w) for key, value in words.items() if value is not None for w in (key, value)]
+        gated = [] if gate else ["--no-gate"]
+        return write_array(["generate", pipeline, *said, *gated], out, num_parts)
+    if num_parts > 1 and part_id is None:
+        raise MedpairError(f"--part-id is missing, wanted 0..{num_parts - 1} with --num-parts")
     return generate_pipeline(
         pipeline,
         config["stages"],
@@ -66,6 +94,8 @@ def generate(
         only=stages,
         data=data,
         gate=gate,
+        workers=workers if engine == "ray" else None,
+        part=Part(part_id or 0, num_parts),
         progress=progress,
     )
 
@@ -85,6 +115,8 @@ def generate_pipeline(
     only: Sequence[str] | None = None,
     data: str | Path | None = None,
     gate: bool = True,
+    workers: int | None = None,
+    part: Part | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Open the stages, generate the missing pairs and draw the contact sheet.
@@ -104,6 +136,8 @@ def generate_pipeline(
         only: names of the stages to run; None runs all.
         data: pair set whose masks and images replace those of left-out stages.
         gate: False leaves a gate out; True lets it run where it is named, or where it can judge.
+        workers: actors of Ray that make the batches; None makes them here.
+        part: make only the batches of one part.
         progress: called with (task, done, total).
 
     Returns:
@@ -126,7 +160,7 @@ def generate_pipeline(
     retries = max((int(s.get("retries", 0)) for s in chosen), default=0)
     job = Job(Path(out), num, seed, geometry, start, retries, ungated)
     masks = PairSet.open(data) if data is not None else None
-    opened = {s["name"]: _open(s, preset, weights) for s in chosen}
+    opened = _open(chosen, preset, weights)
     judges = {s["name"] for s in chosen if is_gate(s)}
     identities = {key: stage.identity for key, stage in opened.items()}
     parameters = {
@@ -135,13 +169,27 @@ def generate_pipeline(
         "stages": {key: value for key, value in identities.items() if key not in judges},
         **{key: value for key, value in identities.items() if key in judges},
     }
-    run_stages({key: s.run for key, s in opened.items()}, job, parameters, masks, progress)
+    engine = None
+    if workers is not None:
+        from common.ray_engine import RayEngine
+
+        engine = RayEngine(partial(_callables, chosen, preset, weights), workers)
+    stage_callables = {key: s.run for key, s in opened.items()}
+    run_stages(stage_callables, job, parameters, masks, progress, part, engine)
     return job.out
 
 
-def _open(stage: StageEntry, preset: str, weights: str | Path | None) -> OpenedStage:
-    held = own_weights(stage, weights) if is_gate(stage) else weights
-    return open_stage(stage["bundle"], preset, held)
+def _open(
+    stages: Sequence[StageEntry], preset: str, weights: str | Path | None
+) -> dict[str, OpenedStage]:
+    held = {s["name"]: own_weights(s, weights) if is_gate(s) else weights for s in stages}
+    return {s["name"]: open_stage(s["bundle"], preset, held[s["name"]]) for s in stages}
+
+
+def _callables(
+    stages: Sequence[StageEntry], preset: str, weights: str | Path | None
+) -> dict[str, Stage]:
+    return {name: stage.run for name, stage in _open(stages, preset, weights).items()}
 
 
 def read_pipeline(name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from common.data.labels import LabelSchema, load_schema
 from common.data.views import from_dhw, to_dhw
 from common.errors import MedpairError
 from common.io.atomic import append_jsonl, write_json
+from common.io.lock import brief
 from common.io.manifest import Manifest, Record, sha256
 from common.io.nifti import read_volume, write_volume
 
@@ -120,7 +121,7 @@ class PairSet:
         if (directory / "dataset.json").is_file():
             existing = cls.open(directory)
             _same_settings(directory, existing.header, header)
-            existing._write_datalist()  # a crash may have come between manifest and datalist
+            existing.refresh()  # a crash may have come between manifest and datalist
             return existing
         if directory.exists() and (not directory.is_dir() or any(_visible(directory))):
             raise MedpairError(
@@ -238,9 +239,19 @@ class PairSet:
             "voxels": voxel_counts(pair.label, self.schema),
             **extra,
         }
-        self.manifest.put(line)
-        self._write_datalist()
+        with brief(image_path.parent):  # other parts of a run may write here, too
+            self.manifest.reload()
+            self.manifest.put(line)
+            self._write_datalist()
         return line
+
+    def refresh(self) -> None:
+        """Read the manifest again and bring the datalist in line with it."""
+        images = self.dir / "images"
+        images.mkdir(exist_ok=True)
+        with brief(images):
+            self.manifest.reload()
+            self._write_datalist()
 
     def remove(self, identity: str) -> None:
         """Delete a pair: its manifest line first, its files last; what is gone already is no fault.

@@ -52,9 +52,21 @@ class Manifest:
         """
         self.path = Path(path)
         self._records: dict[str, Record] = {}
-        if self.path.is_file():
-            for record in self._parse():
-                self._records[record["id"]] = record
+        self._seen: tuple[int, ...] | None = None
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again where another process has changed it; errors as on opening."""
+        stamp = self._stamp()
+        if stamp != self._seen:
+            self._records = {} if stamp is None else {r["id"]: r for r in self._parse()}
+            self._seen = stamp
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        if not self.path.is_file():
+            return None
+        found = self.path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _parse(self) -> Iterator[Record]:
         seen: set[str] = set()
@@ -105,4 +117,4 @@ class Manifest:
     def _rewrite(self, records: dict[str, Record]) -> None:
         lines = (to_json(records[identity]) + "\n" for identity in sorted(records))
         write_text(self.path, "".join(lines))
-        self._records = records
+        self._records, self._seen = records, self._stamp()

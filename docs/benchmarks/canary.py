@@ -25,7 +25,8 @@ from common.data.datasets import Pair, PairSet
 from common.data.labels import load_schema
 from common.data.phantom import make_phantom
 from common.io.atomic import to_json, write_json
-from common.jobs import Geometry, Job, run_stages
+from common.jobs import Geometry, Job
+from common.runs import run_stages
 from common.stages import open_workflow
 
 Image = npt.NDArray[np.float32]

@@ -47,6 +47,24 @@ def wrapped(error: Exception) -> RuntimeError:
     return outer
 
 
+def test_generate_tells_its_part_and_the_script(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+    stub(monkeypatch, generate=lambda _, **words: seen.append(words) or words["out"])
+    assert run([*GENERATE, "--num-parts", "4", "--part-id", "3"]) == 0
+    assert "part 3 of 4 done in o" in capsys.readouterr().out
+    assert run([*GENERATE, "--num-parts", "4", "--engine", "slurm-array"]) == 0
+    assert "sbatch o" in capsys.readouterr().out
+    assert run([*GENERATE, "--workers", "3", "--engine", "ray"]) == 0
+    keys = ("engine", "workers", "num_parts", "part_id")
+    assert [tuple(words[key] for key in keys) for words in seen] == [
+        ("local", 2, 4, 3),
+        ("slurm-array", 2, 4, None),
+        ("ray", 3, 1, None),
+    ]
+
+
 def test_generate_hands_its_words_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +91,10 @@ def test_generate_hands_its_words_on(
         "stages": ["mask", "image"],
         "data": None,
         "gate": True,
+        "engine": "local",
+        "workers": 2,
+        "num_parts": 1,
+        "part_id": None,
     }
     said = capsys.readouterr()
     assert "2 pairs in o" in said.out

@@ -20,7 +20,8 @@ from common.data.sidesets import take_out
 from common.diffusion.rng import normal
 from common.errors import IncompleteError, MedpairError
 from common.io.lock import exclusive
-from common.jobs import Geometry, Job, run_stages, stage_job, write_masks
+from common.jobs import Geometry, Job, stage_job, write_masks
+from common.runs import run_stages
 
 INTENSITY = {"method": "percentile", "lower": 0.0, "upper": 1000.0}
 GEOMETRY = Geometry("brain4", (6, 8, 8), (4.0, 4.0, 4.0), INTENSITY, batch_volumes=2)

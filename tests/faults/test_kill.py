@@ -16,7 +16,7 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from test_jobs import STAGES, job
-from common.jobs import run_stages
+from common.runs import run_stages
 from pathlib import Path
 
 def slowly(stage):
