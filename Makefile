@@ -67,6 +67,10 @@ train-tiny: $(VENV)/.setup
 		--persons docs/how-to/brain_oasis_persons.csv --spacing 4 --size 48x40x40 --crop nonzero \
 		--out $(OUT)/brain_oasis_tiny
 	$(BIN)/medpair train medgen3d --data $(OUT)/brain_oasis_tiny --preset tiny --out $(OUT)/train_tiny
+	$(BIN)/python -m monai.bundle run \
+		--config_file "['bundles/mcdpm_mask/configs/train.yaml','bundles/mcdpm_mask/presets/finish.yaml']" \
+		--dataset_dir $(OUT)/brain_oasis_tiny --initial_weights $(OUT)/train_tiny/mcdpm_mask/model.pt \
+		--output_dir $(OUT)/train_tiny/mcdpm_mask_finish
 	$(BIN)/medpair train gem3d --stages volume --data $(OUT)/brain_oasis_tiny --preset tiny --out $(OUT)/train_tiny
 	$(BIN)/python -m monai.bundle run --config_file bundles/segmentation_eval/configs/train.yaml \
 		--dataset_dir $(OUT)/brain_oasis_tiny --output_dir $(OUT)/train_tiny/segmentation_eval

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.data.labels import LabelSchema, load_schema
+from common.data.labels import LabelSchema
 from common.data.views import from_dhw, to_dhw
 from common.errors import MedpairError
 from common.io.atomic import append_jsonl, write_json
@@ -384,28 +384,3 @@ def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arra
     pairs = [pairset.read(identity) for identity in ids]
     images, labels = [p.image for p in pairs], [p.label for p in pairs]
     return Arrays(ids, images, labels, pairset.schema, pairset.spacing)
-
-
-def parse_phantom(text: str) -> tuple[LabelSchema, Size, int]:
-    """Read "phantom:<schema>[:<DxHxW>[:<n>]]".
-
-    Returns:
-        Schema, size (D, H, W) and number of training pairs.
-
-    Raises:
-        MedpairError: for another form.
-    """
-    _, name, size_text, count_text = (text.split(":") + ["48x40x40", "4"][text.count(":") - 1 :])[
-        :4
-    ]
-    try:
-        d, h, w = (int(v) for v in size_text.split("x"))
-        count = int(count_text)
-        if count < 1 or text.count(":") > 3:
-            raise ValueError
-    except ValueError as error:
-        raise MedpairError(
-            f"dataset_dir: '{text}', wanted phantom:<schema>:<DxHxW>:<n>, as in "
-            "phantom:brain4:48x40x40:4"
-        ) from error
-    return load_schema(name), (d, h, w), count

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from common.data.anatomies import ANATOMIES, Canvas, Rng, Space, blobs, wave
-from common.data.datasets import Arrays, Pair, PairSet, Size, Spacing, parse_phantom
+from common.data.datasets import Arrays, Pair, PairSet, Size, Spacing
 from common.data.intensity import intensity_of, normalise
 from common.data.labels import LabelSchema, load_schema
 from common.data.matching import split_persons
@@ -192,3 +192,28 @@ def write_phantom_set(
         if progress:
             progress("phantom", done, n)
     return pairset
+
+
+def parse_phantom(text: str) -> tuple[LabelSchema, Size, int]:
+    """Read "phantom:<schema>[:<DxHxW>[:<n>]]".
+
+    Returns:
+        Schema, size (D, H, W) and number of training pairs.
+
+    Raises:
+        MedpairError: for another form.
+    """
+    _, name, size_text, count_text = (text.split(":") + ["48x40x40", "4"][text.count(":") - 1 :])[
+        :4
+    ]
+    try:
+        d, h, w = (int(v) for v in size_text.split("x"))
+        count = int(count_text)
+        if count < 1 or text.count(":") > 3:
+            raise ValueError
+    except ValueError as error:
+        raise MedpairError(
+            f"dataset_dir: '{text}', wanted phantom:<schema>:<DxHxW>:<n>, as in "
+            "phantom:brain4:48x40x40:4"
+        ) from error
+    return load_schema(name), (d, h, w), count

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor
 
-from common.data.datasets import parse_phantom
+from common.data.phantom import parse_phantom
 from common.engines.checkpoints import run_trainer
 from common.engines.weights import load_weights, read_card
 from common.errors import MedpairError
+from common.stages import plain_errors
 
 CONFIGS = Path(__file__).parents[2] / "bundles" / "mcdpm_mask" / "configs"
 TRAIN, INFERENCE = CONFIGS / "train.yaml", CONFIGS / "inference.yaml"
@@ -109,6 +111,27 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     train(out, 6)
     return out
+
+
+def test_a_training_starts_from_given_weights(whole: Path, tmp_path: Path) -> None:
+    made = workflow(tmp_path, 2, preset="finish", initial_weights=str(whole / "model.pt"))
+    network, averaged = (made.parser.get_parsed_content(key) for key in ("network", "ema#network"))
+    saved = torch.load(whole / "model.pt", weights_only=True)
+    for key, value in saved.items():
+        assert torch.equal(network.state_dict()[key], value.float())
+    assert network.training
+    made.run()
+    begun = [torch.equal(averaged.state_dict()[k], v.float()) for k, v in saved.items()]
+    assert not all(begun)
+    assert json.loads((tmp_path / "model.json").read_text())["iterations"] == 2
+
+
+def test_weights_of_another_schema_are_no_start(whole: Path, tmp_path: Path) -> None:
+    shutil.copy(whole / "model.pt", tmp_path)
+    card = json.loads((whole / "model.json").read_text()) | {"schema": "thorax7"}
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    with pytest.raises(MedpairError, match="weights of schema 'thorax7'"), plain_errors():
+        train(tmp_path / "out", 2, initial_weights=str(tmp_path / "model.pt"))
 
 
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")  # MLflow's own calls

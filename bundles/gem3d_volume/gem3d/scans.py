@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.data.datasets import PairSet, load_arrays, parse_phantom
+from common.data.datasets import PairSet, load_arrays
 from common.data.intensity import intensity_of
 from common.data.labels import LabelSchema
-from common.data.phantom import phantom_seeds
+from common.data.phantom import parse_phantom, phantom_seeds
 from common.data.views import triple_to_ras
 from common.errors import MedpairError
 

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.data.datasets import parse_phantom
 from common.data.nnunet import ENDING, Export, export_folders
 from common.data.nnunet_cases import Case
-from common.data.phantom import write_phantom_set
+from common.data.phantom import parse_phantom, write_phantom_set
 from common.data.views import to_dhw
 from common.errors import MedpairError
 from common.io.atomic import write_json
