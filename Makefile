@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OUT ?= runs
+PORT ?= 5000
 # One thread per test process: the processes share the cores.
 JOBS ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench train-tiny clean
+.PHONY: help setup demo test test-all lint format bench mlflow train-tiny clean
 
 help:
 	@echo "make setup       install into $(VENV) (2-3 minutes, once); then $(BIN)/medpair is the command"
@@ -20,6 +21,7 @@ help:
 	@echo "make lint        ruff, format check, mypy strict, import rules"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make bench       time the pipeline and check that equal seeds give equal bytes"
+	@echo "make mlflow      open MLflow on 127.0.0.1 for the training in RUN=<output_dir>, PORT=$(PORT)"
 	@echo "make train-tiny  train the shipped tiny weights again from MEDPAIR_DATA (hours, resumable)"
 
 setup: $(VENV)/.setup
@@ -59,6 +61,14 @@ format: $(VENV)/.lint
 bench: $(VENV)/.setup
 	rm -rf $(OUT)/bench
 	$(BIN)/python docs/benchmarks/generate.py --out $(OUT)/bench
+
+$(VENV)/.mlflow: $(VENV)/.setup
+	$(PIP_INSTALL) -e ".[mlflow]"
+	@touch $@
+
+mlflow: $(VENV)/.mlflow
+	@test -f "$(RUN)/mlruns.db" || { echo "error: RUN='$(RUN)' holds no mlruns.db: set it to the output_dir of a training"; exit 1; }
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri "sqlite:///$(abspath $(RUN))/mlruns.db"
 
 train-tiny: $(VENV)/.setup
 	@test -d "$(MEDPAIR_DATA)/brain_oasis" || { echo "error: MEDPAIR_DATA='$(MEDPAIR_DATA)' holds no folder brain_oasis: set it to the folder of real scans"; exit 1; }

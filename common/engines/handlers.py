@@ -12,7 +12,6 @@ from ignite.engine import Engine, Events
 from ignite.handlers.tqdm_logger import ProgressBar
 from ignite.metrics import PSNR, Loss
 from monai.engines.utils import IterationEvents
-from monai.handlers import MLFlowHandler
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
@@ -183,29 +182,6 @@ class LossLog:
         }
         append_jsonl(self.path, record)
         self.sums, self.count = {}, 0
-
-
-def mlflow_handler(output_dir: str, experiment: str) -> MLFlowHandler:
-    """Return MONAI's MLflow handler with a local SQLite store in ``output_dir``.
-
-    Args:
-        output_dir: gets ``mlruns.db``.
-        experiment: MLflow experiment name.
-    """
-    folder = Path(output_dir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    return MLFlowHandler(
-        tracking_uri=f"sqlite:///{folder / 'mlruns.db'}",
-        experiment_name=experiment,
-        output_transform=scalar_losses,
-        iteration_log=_every_fifty,
-        epoch_log=True,
-        close_on_complete=True,
-    )
-
-
-def _every_fifty(_engine: Engine, iteration: int) -> bool:
-    return iteration % 50 == 0
 
 
 def loss_metric(loss: nn.Module) -> Loss:

@@ -58,7 +58,7 @@ def train(kind: str, out: Path, iterations: int = 2, **changes: Any) -> Path:
         card = {"schema": "brain4", "preset": "tiny"}
         save_weights(untrained, out / "autoencoder" / "model.pt", card)
     handlers = content(f"train_{kind}")["train"]["handlers"]
-    (log,) = [n for n, h in enumerate(handlers) if h["_target_"].endswith("mlflow_handler")]
+    (log,) = [n for n, h in enumerate(handlers) if h["_target_"].endswith("Tracking")]
     options = {"max_iterations": iterations, "val_interval": 1, "copies": 2, "progress": False}
     options |= {"precision": "fp32", f"train::handlers::{log}::_disabled_": True}
     made = workflow(f"train_{kind}", out, **(options | changes))

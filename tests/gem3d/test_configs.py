@@ -65,7 +65,7 @@ def workflow(kind: str, out: Path, preset: str | None = None, **changes: Any) ->
     overrides = SMALL | {"output_dir": str(out)}
     if kind in TRAININGS:
         overrides |= SHORT | {"max_iterations": 2, handler(kind, "Resume") + "#every": 2}
-        overrides[handler(kind, "mlflow_handler") + "#_disabled_"] = True
+        overrides[handler(kind, "Tracking") + "#_disabled_"] = True
     files = [str(CONFIGS / f"{kind}.yaml")] + ([str(PRESETS / f"{preset}.yaml")] if preset else [])
     purpose = "train" if kind in TRAININGS else "infer"
     made = ConfigWorkflow(files, workflow_type=purpose, logging_file=False, **(overrides | changes))
@@ -392,7 +392,7 @@ def test_the_two_stages_differ_as_the_paper_says() -> None:
 def test_multi_gpu_training_silences_all_but_the_first_process() -> None:
     overlay = (CONFIGS / "multi_gpu_train.yaml").read_text(encoding="utf-8")
     silenced = [line.split("::_dis")[0] for line in overlay.splitlines() if "_disabled_" in line]
-    writers = {"LossLog", "mlflow_handler", "ExportWeights", "ExportModel", "MetricLog"}
+    writers = {"LossLog", "Tracking", "ExportWeights", "ExportModel", "MetricLog"}
     writers |= {"SampleVolumes", "SampleSlices"}
     for kind in ("train_slice", "train_slice_generator", "train"):
         config = content(kind)

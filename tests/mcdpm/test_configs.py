@@ -63,7 +63,7 @@ def workflow(
     overrides = SMALL | {"output_dir": str(out), "max_iterations": iterations} | changes
     overrides[handler("Resume") + "#every"] = 3
     if not tracking:
-        overrides[handler("mlflow_handler") + "#_disabled_"] = True
+        overrides[handler("Tracking") + "#_disabled_"] = True
     files = [str(TRAIN)] + ([str(PRESETS / f"{preset}.yaml")] if preset else [])
     made = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
     made.initialize()

@@ -109,7 +109,7 @@ def training(out: Path) -> dict[str, Any]:
         "progress": False,
         "val_interval": 1,
         handler("Resume") + "::every": 2,
-        handler("mlflow_handler") + "::_disabled_": True,
+        handler("Tracking") + "::_disabled_": True,
     }
 
 

@@ -55,7 +55,7 @@ def opened(name: str, out: Path, **changes: Any) -> ConfigWorkflow:
 
 def training(out: Path, iterations: int = 4, **changes: Any) -> ConfigWorkflow:
     """Open a small training; MLflow takes seconds and stays out."""
-    quiet = {"progress": False, f"{place('mlflow_handler')}::_disabled_": True}
+    quiet = {"progress": False, f"{place('Tracking')}::_disabled_": True}
     small = {"dataset_dir": PHANTOMS, "batch_size": 2, "hidden": 6, "max_iterations": iterations}
     often = {f"{place('Resume')}::every": 2, "learning_rate": 0.002}
     return opened("train_alpha_wgan", out, **{**quiet, **small, **often, **changes})
