@@ -65,7 +65,10 @@ def workflow(
     if not tracking:
         overrides[handler("Tracking") + "#_disabled_"] = True
     files = [str(TRAIN)] + ([str(PRESETS / f"{preset}.yaml")] if preset else [])
-    made = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
+    meta = overrides.pop("meta_file", None)
+    made = ConfigWorkflow(
+        files, workflow_type="train", logging_file=False, meta_file=meta, **overrides
+    )
     made.initialize()
     return made
 
@@ -111,6 +114,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     train(out, 6)
     return out
+
+
+def test_the_training_has_the_properties_that_monai_asks_for(tmp_path: Path) -> None:
+    assert not workflow(tmp_path, 2, meta_file=str(CONFIGS / "metadata.json")).check_properties()
 
 
 def test_a_training_starts_from_given_weights(whole: Path, tmp_path: Path) -> None:
