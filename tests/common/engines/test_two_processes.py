@@ -1,0 +1,126 @@
+"""A training in two processes is the training of one process on both batches."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from common.bundles import bundles_dir
+from common.engines.weights import load_weights, read_card
+
+ROOT = Path(__file__).parents[3]
+CONFIGS = bundles_dir() / "mcdpm_mask" / "configs"
+TRAINING = """
+import sys
+import torch
+from torch import nn
+from monai.engines import SupervisedTrainer
+from pathlib import Path
+from common.engines.distributed import AverageGradients, rank, start, stop
+from common.engines.handlers import ClipGradients
+from common.engines.weights import save_weights
+
+several = sys.argv[2] == "several"
+if several:
+    start()
+torch.manual_seed(0)
+network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.GELU(), nn.Conv3d(4, 2, 3, padding=1))
+data = torch.randn(5, 2, 3, 1, 6, 6, 6, generator=torch.Generator().manual_seed(1))
+wanted = torch.randn(5, 2, 3, 2, 6, 6, 6, generator=torch.Generator().manual_seed(2))
+
+def batches():
+    for x, y in zip(data, wanted):
+        mine = slice(rank(), rank() + 1) if several else slice(None)
+        yield {"image": x[mine].flatten(0, 1), "label": y[mine].flatten(0, 1)}
+
+trainer = SupervisedTrainer(
+    device=torch.device("cpu"),
+    max_epochs=1,
+    epoch_length=5,
+    train_data_loader=list(batches()),
+    network=network,
+    optimizer=torch.optim.AdamW(network.parameters(), 0.01),
+    loss_function=nn.MSELoss(),
+    decollate=False,
+    train_handlers=[AverageGradients(network), ClipGradients(network)],
+)
+trainer.run()
+torch.save(network.state_dict(), f"{sys.argv[1]}/{sys.argv[2]}_{rank()}.pt")
+if rank() == 0:
+    save_weights(network, Path(sys.argv[1]) / f"{sys.argv[2]}.pt", {})
+if several:
+    stop()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def in_two_processes(words: list[str], place: Path) -> None:
+    """Start a command twice, as torchrun does."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    shared |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", *words],
+            env=os.environ | shared | {"RANK": str(n), "LOCAL_RANK": str(n)},
+            cwd=place,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(2)
+    ]
+    said = [process.communicate(timeout=600)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said[0][-2000:]
+
+
+def test_five_updates_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    in_two_processes(["-c", TRAINING, str(tmp_path), "several"], tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    alone = [sys.executable, "-W", "ignore", "-c", TRAINING, str(tmp_path), "alone"]
+    subprocess.run(alone, env=environment, check=True)
+    one, other, whole = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        for name in ("several_0", "several_1", "alone_0")
+    )
+    for key, value in whole.items():
+        assert torch.equal(one[key], other[key])
+        torch.testing.assert_close(one[key], value, atol=1e-6, rtol=1e-5)
+    saved = torch.load(tmp_path / "several.pt", weights_only=True)
+    assert set(saved) == set(whole)  # no prefix "module."
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="two processes want two devices")
+def test_a_bundle_trains_in_two_processes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    files = [str(CONFIGS / "train.yaml"), str(CONFIGS / "multi_gpu_train.yaml")]
+    small = {
+        "dataset_dir": "phantom:brain4:16x16x16:2",
+        "size": "[16,16]",
+        "sample_depth": "8",
+        "copies": "0",
+        "batch_size": "2",
+        "network_def#channels": "[16,16,16]",
+        "sampler#num_steps": "2",
+        "max_iterations": "5",
+        "output_dir": str(out),
+    }
+    words = ["-m", "monai.bundle", "run", "--config_file", str(files)]
+    in_two_processes(words + [w for k, v in small.items() for w in (f"--{k}", v)], tmp_path)
+    assert read_card(out / "model.pt")["iterations"] == 5
+    flow = ConfigWorkflow(
+        files[0], workflow_type="train", logging_file=False, **{"network_def#channels": [16] * 3}
+    )
+    flow.initialize()
+    load_weights(flow.parser.get_parsed_content("network_def"), out / "model.pt", schema="brain4")
