@@ -54,7 +54,6 @@ from common.auditing import audit  # noqa: E402 - after the check
 from common.cards import card  # noqa: E402
 from common.comparison import compare  # noqa: E402 - after the check
 from common.judging import judge  # noqa: E402
-from common.pack import pack  # noqa: E402
 from common.uses import counterfactual, enhance, harmonise  # noqa: E402
 
 
@@ -277,6 +276,24 @@ def evaluate(
         weights=_path(weights),
         preset=preset,
     )
+
+
+def pack(name: str, out: StrPath) -> list[Path]:
+    """Write bundles as zip files that need no installed medpair.
+
+    Args:
+        name: a bundle, or "all".
+        out: gets ``<bundle>_v<version>.zip`` and ``SHA256SUMS`` of the zip files.
+
+    Returns:
+        The zip files.
+
+    Raises:
+        common.errors.MedpairError: an unknown bundle, or one with missing or foreign files.
+    """
+    from common.pack import pack as run
+
+    return run(name, out)
 
 
 def _path(value: StrPath | None) -> Path | None:

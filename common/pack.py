@@ -92,8 +92,9 @@ class Bundle:
         yield from (self.root / name for name in FILES if (self.root / name).is_file())
         for folder in (*FOLDERS, self.package):
             for path in sorted((self.root / folder).rglob("*")):
-                hidden = any(part.startswith(".") for part in path.parts[len(self.root.parts) :])
-                if path.is_file() and not hidden and not {*LEFT_OUT} & {*path.parts}:
+                parts = path.relative_to(self.root).parts
+                left_out = any(part in LEFT_OUT or part.startswith(".") for part in parts)
+                if path.is_file() and not left_out:
                     yield path
 
 

@@ -58,3 +58,9 @@ class ConditionEmbedding(nn.Module):
         parts = [sinusoid(column, self.width) for column in columns]
         embedded: Tensor = self.project(torch.cat(parts, dim=1))
         return embedded
+
+
+def slice_positions(k: Tensor, n: int) -> Tensor:
+    """Return k/n and 1/n of slices k of n, (..., 2)."""
+    place = k / n
+    return torch.stack([place, torch.full_like(place, 1 / n)], dim=-1)

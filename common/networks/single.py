@@ -22,7 +22,7 @@ class SingleInput(nn.Module):
     @property
     def single_size(self) -> tuple[int, ...]:
         """Size (C, ...) that the form is traced at, that of the bundle's ``metadata.json``."""
-        raise NotImplementedError
+        return 1, 48, 40, 40
 
     def single(self, image: Tensor) -> Tensor:
         """Return the prediction for (B, C, ...), float32."""
@@ -63,17 +63,3 @@ _Scriptable.forward.__annotations__.update({"image": Tensor, "return": Tensor})
 def label_volumes(image: Tensor, num_classes: int) -> Tensor:
     """Return labels (B, D, H, W), int64, of a single input (B, 1, D, H, W) of any number type."""
     return image[:, 0].round().long().clamp(0, num_classes - 1)
-
-
-def slice_windows(label_BDHW: Tensor, before: int, after: int) -> Tensor:
-    """Return each slice with its neighbours, (B * D, before + 1 + after, H, W); ends repeat."""
-    depth = label_BDHW.shape[1]
-    around = torch.arange(-before, after + 1)
-    index = (torch.arange(depth)[:, None] + around).clamp(0, depth - 1)
-    return label_BDHW[:, index.to(label_BDHW.device)].flatten(0, 1)
-
-
-def slice_positions(volumes: int, depth: int, device: torch.device) -> Tensor:
-    """Return z/D and 1/D of all slices of some volumes, (B * D, 2)."""
-    z = torch.arange(depth, device=device) / depth
-    return torch.stack([z, torch.full_like(z, 1 / depth)], dim=1).repeat(volumes, 1)

@@ -206,3 +206,9 @@ def test_an_unknown_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MedpairError, match="found 'nothing', wanted one of gem3d_volume"):
         pack("nothing", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_below_a_folder_called_eval_is_packed_whole(tmp_path: Path) -> None:
+    root = bundles_dir() / "vid2vid_image"
+    copy = shutil.copytree(root, tmp_path / "eval" / root.name)
+    assert content(Bundle.open(copy)) == content(Bundle.open(root))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.engines.weights import load_weights, save_weights
 from common.errors import MedpairError
-from common.networks.single import LAST_STEP, SingleInput, label_volumes, slice_positions
+from common.networks.single import LAST_STEP, SingleInput, label_volumes
 from gem3d.autoencoder import SliceAutoencoder
 from gem3d.conditions import MaskEncoding, check_scale, informed_maps
 from gem3d.network import VolumeDenoiser, slice_layer_parameters
@@ -49,11 +49,6 @@ class Gem3D(SingleInput):
         self.autoencoder, self.volume, self.slice_generator = autoencoder, volume, slice_generator
         self.encoding = encoding
 
-    @property
-    def single_size(self) -> tuple[int, ...]:
-        """Size of one input of `single`."""
-        return 1, 48, 40, 40
-
     def single(self, image: Tensor) -> Tensor:
         """Return the mean images (B, 1, D, H, W) of masks (B, 1, D, H, W), without informed slice.
 
@@ -67,7 +62,7 @@ class Gem3D(SingleInput):
         )
         t = torch.full((windows,), LAST_STEP, device=image.device)
         no_slice = torch.zeros_like(informed_maps(x[:, 0]))
-        position = slice_positions(windows, slices, image.device)[:, 0].view(windows, slices)
+        position = (torch.arange(slices, device=image.device) / slices).expand(windows, -1)
         v = self.volume(x, t, mask, no_slice, torch.zeros_like(position), position)
         decoded = self.autoencoder.decode(-v.flatten(0, 1))
         return torch.unflatten(decoded, 0, (windows, slices)).transpose(1, 2)

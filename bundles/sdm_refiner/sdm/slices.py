@@ -20,6 +20,7 @@ from common.data.slice_augment import AugmentRanges, change_images, change_label
 from common.data.views import from_slices, to_slices, view_names
 from common.engines.batches import Batch
 from common.errors import MedpairError
+from common.networks.embedding import slice_positions
 
 BACKGROUND = -1.0
 
@@ -81,11 +82,6 @@ class ViewSlices:
     def positions(self, chunk: Tensor) -> Tensor:
         """Return k/n and 1/n of every slice, (N, 2)."""
         return slice_positions(chunk % self.n, self.n)
-
-
-def slice_positions(k: Tensor, n: int) -> Tensor:
-    """Return k/n and 1/n of slices k of n, (..., 2)."""
-    return torch.stack([k / n, torch.full(k.shape, 1 / n)], dim=-1)
 
 
 def one_hot_windows(label_NLab: Tensor, num_classes: int) -> Tensor:

@@ -12,15 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import MedpairError
-from common.networks.single import (
-    LAST_STEP,
-    SingleInput,
-    label_volumes,
-    slice_positions,
-    slice_windows,
-)
+from common.networks.single import LAST_STEP, SingleInput, label_volumes
 from sdm.network import Modulations, SemanticDenoiser
-from sdm.slices import one_hot_windows
+from sdm.slices import ViewSlices, one_hot_windows
 
 VIEWS = ("axial", "coronal", "sagittal")
 
@@ -102,23 +96,19 @@ class ViewDenoisers(SingleInput):
         prediction: Tensor = network(x_NCHW, timesteps_N, modulations, position_N2, number)
         return prediction
 
-    @property
-    def single_size(self) -> tuple[int, ...]:
-        """Size of one input of `single`."""
-        return 1, 48, 40, 40
-
     def single(self, image: Tensor) -> Tensor:
         """Return the mean images (B, C, D, H, W) of masks (B, 1, D, H, W), by axial slices.
 
         At the noisiest step v is -x_0, so this holds for networks that predict v.
         """
         label = label_volumes(image, self.num_classes)
-        volumes, depth, height, width = label.shape
-        mask = self.one_hot(slice_windows(label, self.mask_context, self.mask_context))
-        x = torch.zeros(len(mask), self.image_channels, height, width, device=image.device)
+        slices = ViewSlices(0, *label.shape[:2])
+        every = torch.arange(slices.volumes * slices.n)
+        mask = self.one_hot(slices.labels(label, every, self.mask_context))
+        x = torch.zeros(len(mask), self.image_channels, *label.shape[2:], device=image.device)
         t = torch.full((len(mask),), LAST_STEP, device=image.device)
-        v = self(x, t, mask, slice_positions(volumes, depth, image.device), VIEWS[0])
-        return -torch.unflatten(v[:, : self.image_channels], 0, (volumes, depth)).transpose(1, 2)
+        v = self(x, t, mask, slices.positions(every).to(image.device), VIEWS[0])
+        return -slices.put([v[:, : self.image_channels]])
 
     def forward(
         self,

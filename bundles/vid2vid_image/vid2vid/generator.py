@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from common.errors import MedpairError
 from common.networks.blocks import Downsample, ResBlock, Upsample, norm_groups
-from common.networks.embedding import sinusoid
-from common.networks.single import SingleInput, label_volumes, slice_positions, slice_windows
+from common.networks.embedding import sinusoid, slice_positions
+from common.networks.single import SingleInput, label_volumes
 from vid2vid.warp import blend, warp
 
 NORM_GROUPS = 4
@@ -171,22 +171,20 @@ class SliceGenerator(SingleInput):
         self.register_buffer("style_mean", torch.zeros(num_classes))
         self.register_buffer("style_factor", torch.zeros(num_classes, num_classes))
 
-    @property
-    def single_size(self) -> tuple[int, ...]:
-        """Size of one input of `single`."""
-        return 1, 48, 40, 40
-
     def single(self, image: Tensor) -> Tensor:
         """Return images (B, C, D, H, W) of masks (B, 1, D, H, W): every slice as a first slice."""
         label = label_volumes(image, self.num_classes)
         volumes, depth, height, width = label.shape
-        windows = slice_windows(label, self.past_labels, self.ahead_labels)
+        around = torch.arange(-self.past_labels, depth + self.ahead_labels).clamp(0, depth - 1)
+        span = self.past_labels + 1 + self.ahead_labels
+        windows = label[:, around].unfold(1, span, 1).movedim(-1, 2).flatten(0, 1)
         past = torch.zeros(
             (len(windows), self.past_images, self.image_channels, height, width),
             device=image.device,
         )
         none = torch.zeros(past.shape[:2], dtype=torch.bool, device=image.device)
-        made = self(windows, past, none, slice_positions(volumes, depth, image.device)).image
+        z = torch.arange(depth, device=image.device).repeat(volumes)
+        made = self(windows, past, none, slice_positions(z, depth)).image
         return torch.unflatten(made, 0, (volumes, depth)).transpose(1, 2)
 
     def forward(

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.data.checks import check_labels
 from common.diffusion.windows import Window, plan_windows
 from common.errors import MedpairError
+from common.networks.embedding import slice_positions
 from vid2vid.generator import SliceGenerator
 
 
@@ -142,7 +143,7 @@ class _Canvas:
         inside = before.clamp(0, self.depth - 1)
         has_past = self.done[volume[:, None], inside] & (before == inside)
         past_BPCHW = self.image.transpose(1, 2)[volume[:, None], inside]
-        where = torch.stack([z / self.depth, torch.full(z.shape, 1 / self.depth)], dim=1)
+        where = slice_positions(z, self.depth)
         device = self.image.device
         output = net(label_BLHW, past_BPCHW, has_past.to(device), where.to(device), self.style)
         image: Tensor = output.image
