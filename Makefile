@@ -6,12 +6,16 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OUT ?= runs
 PORT ?= 5000
+# The environment of MONAI Label, which wants other releases than ours, and its studies.
+LABEL ?= .label
+LABEL_PORT ?= 8000
+STUDIES ?= $(OUT)/studies
 # One thread per test process: the processes share the cores.
 JOBS ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format bench mlflow train-tiny clean
+.PHONY: help setup demo test test-all test-label lint format bench mlflow label label-setup train-tiny clean
 
 help:
 	@echo "make setup       install into $(VENV) (2-3 minutes, once); then $(BIN)/medpair is the command"
@@ -22,6 +26,8 @@ help:
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make bench       time the pipeline and check that equal seeds give equal bytes"
 	@echo "make mlflow      open MLflow on 127.0.0.1 for the training in RUN=<output_dir>, PORT=$(PORT)"
+	@echo "make label       start MONAI Label on 127.0.0.1 with the bundles and the scans in STUDIES=<folder>, LABEL_PORT=$(LABEL_PORT)"
+	@echo "make test-label  drive a real MONAI Label server (its environment: 4 minutes, 4 GB, once)"
 	@echo "make train-tiny  train the shipped tiny weights again from MEDPAIR_DATA (hours, resumable)"
 
 setup: $(VENV)/.setup
@@ -43,10 +49,10 @@ demo: $(VENV)/.setup
 	$(BIN)/medpair generate medgen3d --n 2 --seed 0 --out $(OUT)/demo
 
 test: $(VENV)/.setup
-	$(PYTEST) -m "not optional_tool"
+	$(PYTEST) -m "not optional_tool and not label"
 
 test-all: $(VENV)/.setup
-	$(PYTEST)
+	$(PYTEST) -m "not label"
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -69,6 +75,22 @@ $(VENV)/.mlflow: $(VENV)/.setup
 mlflow: $(VENV)/.mlflow
 	@test -f "$(RUN)/mlruns.db" || { echo "error: RUN='$(RUN)' holds no mlruns.db: set it to the output_dir of a training"; exit 1; }
 	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri "sqlite:///$(abspath $(RUN))/mlruns.db"
+
+label-setup: $(LABEL)/.setup
+
+# in place of monailabel's own list of requirements, see the first lines of ours
+$(LABEL)/.setup: docs/how-to/monai_label/requirements.txt | $(BIN)/pip
+	@echo "installing MONAI Label into $(LABEL), once (4 minutes, 4 GB)"
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(LABEL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps monailabel==0.8.5
+	@touch $@
+
+label: $(VENV)/.setup $(LABEL)/.setup
+	$(BIN)/python docs/how-to/monai_label/serve.py --label $(LABEL) --studies "$(STUDIES)" --app $(OUT)/monai_label --port $(LABEL_PORT)
+
+test-label: $(VENV)/.setup $(LABEL)/.setup
+	MEDPAIR_LABEL=$(LABEL) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m label tests/label
 
 train-tiny: $(VENV)/.setup
 	@test -d "$(MEDPAIR_DATA)/brain_oasis" || { echo "error: MEDPAIR_DATA='$(MEDPAIR_DATA)' holds no folder brain_oasis: set it to the folder of real scans"; exit 1; }

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from common.bars import shown
 from common.cli_auditing import add_auditing
 from common.cli_cards import add_cards
 from common.cli_comparison import add_comparison
@@ -17,7 +18,6 @@ from common.cli_pack import add_pack
 from common.cli_uses import add_uses
 from common.console import OutDir, Preset, Weights, complain, err, say
 from common.errors import IncompleteError, MedpairError
-from common.progress import shown
 
 # torch and monai take seconds to import: subcommands import what they need when they run.
 

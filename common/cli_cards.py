@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
+from common.bars import shown
 from common.console import OutDir, RealPictures, err, name_left_out, say
 from common.errors import MedpairError
-from common.progress import shown
 
 # torch and monai take seconds to import: commands import what they need when they run.
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from common.bars import shown
 from common.console import AllowMismatch, OutDir, Preset, Seed, Weights, err, say
-from common.progress import shown
 
 # torch and monai take seconds to import: commands import what they need when they run.
 

@@ -213,7 +213,7 @@ def place(raw: Raw, s: Settings) -> Placed:
         MedpairError: for an image without contrast.
     """
     lower, upper = bounds(raw.image, s.intensity)
-    grid = _grid(raw, s)
+    grid = plan(raw, s)
     scaled = normalise(raw.image, str(s.intensity["method"]), lower, upper)
     axis = s.schema.slice_axis
     image = np.ascontiguousarray(to_dhw(resample_image(scaled, grid), axis))
@@ -257,7 +257,8 @@ def read_scan(scan: Scan, s: Settings) -> Raw:
     return Raw(image, full, affine, stored, (*volume.warnings, *mask.warnings, *warnings))
 
 
-def _grid(raw: Raw, s: Settings) -> Grid:
+def plan(raw: Raw, s: Settings) -> Grid:
+    """Choose the grid of a scan: spacing, size and crop as the settings say."""
     axis = s.schema.slice_axis
     box: Box | None = None
     if s.crop:
@@ -296,14 +297,19 @@ def _losses(before: np.ndarray, after: np.ndarray, grid: Grid, schema: LabelSche
     kept = np.bincount(after.ravel(), minlength=schema.num_classes)
     gone = [n for i, n in enumerate(schema.names) if counts[i] and not kept[i] and i]
     notes = [f"label {name} vanished in resampling" for name in gone]
+    cut = lost_voxels(before, grid)
+    return [*notes, f"{cut} labelled voxels lie outside the size"] if cut else notes
+
+
+def lost_voxels(label_ras: np.ndarray, grid: Grid) -> int:
+    """Count the labelled voxels of a mask that a grid leaves out."""
     region = []
     for n, end, scale, offset in zip(
-        before.shape, grid.shape_out, grid.scale, grid.offset, strict=True
+        label_ras.shape, grid.shape_out, grid.scale, grid.offset, strict=True
     ):
         first, last = np.ceil(offset - scale / 2), np.floor(offset + scale * (end - 0.5))
         region.append(slice(max(0, int(first)), min(n, int(last) + 1)))
-    cut = int(counts[1:].sum()) - int(np.count_nonzero(before[tuple(region)]))
-    return [*notes, f"{cut} labelled voxels lie outside the size"] if cut else notes
+    return int(np.count_nonzero(label_ras)) - int(np.count_nonzero(label_ras[tuple(region)]))
 
 
 def check_geometry(scans: Sequence[Scan], schema: LabelSchema) -> Spacing | None:

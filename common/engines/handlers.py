@@ -57,7 +57,7 @@ class WarmupCosine:
 
     Args:
         optimizer: its groups' initial learning rates are the peaks.
-        max_iterations: length of the whole schedule.
+        max_iterations: length of the whole schedule; None takes the trainer's.
         warmup: iterations of warm-up.
         final: last learning rate over the peak, 0..1.
 
@@ -67,17 +67,17 @@ class WarmupCosine:
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        max_iterations: int,
+        max_iterations: int | None = None,
         warmup: int = 200,
         final: float = 0.02,
     ) -> None:
-        self.optimizer, self.max_iterations = optimizer, max(1, max_iterations)
+        self.optimizer, self.max_iterations = optimizer, max_iterations
         self.warmup, self.final = max(1, warmup), final
         self.peaks = [float(group["lr"]) for group in optimizer.param_groups]
 
     def factor(self, iteration: int) -> float:
         """Return the learning rate over its peak before iteration number ``iteration`` >= 1."""
-        done = min(1.0, iteration / self.max_iterations)
+        done = min(1.0, iteration / max(1, self.max_iterations or 1))
         cosine = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
         return min(1.0, iteration / self.warmup) * cosine
 
@@ -86,6 +86,8 @@ class WarmupCosine:
         engine.add_event_handler(Events.ITERATION_STARTED, self._set)
 
     def _set(self, engine: Engine) -> None:
+        if self.max_iterations is None:
+            self.max_iterations = engine.state.max_epochs * engine.state.epoch_length
         factor = self.factor(engine.state.iteration)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor

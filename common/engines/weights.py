@@ -91,16 +91,19 @@ class ExportWeights:
 
     Args:
         network: what is written, usually the averaged network.
-        path: the ``.pt`` file.
+        path: the ``.pt`` file; None writes nothing.
         card: entries of the card; the iteration is added.
     """
 
-    def __init__(self, network: nn.Module, path: str, card: Mapping[str, Any]) -> None:
-        self.network, self.path, self.card = network, Path(path), dict(card)
+    def __init__(self, network: nn.Module, path: str | None, card: Mapping[str, Any]) -> None:
+        self.network, self.card = network, dict(card)
+        self.path = None if path is None else Path(path)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        save_weights(self.network, self.path, self.card | {"iterations": engine.state.iteration})
+        if self.path is not None:
+            card = self.card | {"iterations": engine.state.iteration}
+            save_weights(self.network, self.path, card)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from common.networks.strict import refuse_misfits
+
 LAST_STEP = 999.0
 """The noisiest time step of the shipped schedules: what is predicted there owes nothing to x_t."""
 
@@ -16,8 +18,14 @@ class SingleInput(nn.Module):
     scripts them, which their several inputs, lists and loops do not allow: scripting gets the
     traced form of one input instead.
 
+    It takes weights that fit, or none, see `refuse_misfits`.
+
     Source: ``torch.jit.script`` calls ``__prepare_scriptable__`` where there is one.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        refuse_misfits(self)
 
     @property
     def single_size(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ V volumes, D, H, W volume size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from gem3d.generate import InformedSlice, VolumeGenerator
 from gem3d.informed import BodyRule, SliceSource, cross_slice, generated_slice
 from gem3d.model import Gem3D
 from gem3d.scans import open_scans
+from gem3d.stage import GeneratedSlices
 from gem3d.volumes import to_image
 
 Informed = Literal["own", "cross", "generated"]
@@ -127,36 +129,67 @@ class VolumeInferer(Inferer):
     Args:
         generator: with trained networks.
         seed: the run's seed.
+        source: makes informed slices where none are given, as in MONAI Label; None: they must be.
+        rule: how well the body of a generated slice must fit the mask.
     """
 
-    def __init__(self, generator: VolumeGenerator, seed: int = 0) -> None:
+    def __init__(
+        self,
+        generator: VolumeGenerator,
+        seed: int = 0,
+        source: GeneratedSlices | None = None,
+        rule: BodyRule | None = None,
+    ) -> None:
         super().__init__()
         self.generator, self.seed = generator, seed
+        self.source, self.rule = source, rule or BodyRule()
 
     def __call__(
         self,
         inputs: Tensor,
         network: Gem3D,
-        slices: Tensor,
-        index: Tensor | Sequence[int],
-        number: Tensor | Sequence[int],
-        impose: Tensor | Sequence[bool],
+        slices: Tensor | None = None,
+        index: Tensor | Sequence[int] | None = None,
+        number: Tensor | Sequence[int] | None = None,
+        impose: Tensor | Sequence[bool] | None = None,
     ) -> Tensor:
         """Return images (V, 1, D, H, W) in [-1, 1].
 
         Args:
             inputs: masks (V, 1, D, H, W), whole numbers.
-            network: the generator's own networks.
-            slices: informed slices (V, H, W) in [-1, 1].
+            network: all parts, with their weights.
+            slices: informed slices (V, H, W) in [-1, 1]; None generates them.
             index: slices that they stand for.
-            number: number of each volume, which keys its noise.
-            impose: whether each slice is kept as it is.
+            number: number of each volume, which keys its noise; default 0, 1, ...
+            impose: whether each slice is kept as it is; default no.
+
+        Raises:
+            MedpairError: where no slices are given and the weights hold no slice generator.
         """
-        assert network is self.generator.network
         label = whole_numbers(inputs[:, 0])
-        informed = [
-            InformedSlice(image, int(z), "dataset", bool(keep))
-            for image, z, keep in zip(slices, index, impose, strict=True)
+        numbers = list(range(len(label))) if number is None else [int(n) for n in number]
+        if slices is None or index is None:
+            informed = self._generated(label, network, numbers)
+        else:
+            kept = [False] * len(label) if impose is None else impose
+            informed = [
+                InformedSlice(image, int(z), "dataset", bool(keep))
+                for image, z, keep in zip(slices, index, kept, strict=True)
+            ]
+        generator = replace(self.generator, network=network)
+        return generator(label, informed, volumes=numbers, seed=self.seed)[:, None]
+
+    def _generated(
+        self, label_VDHW: Tensor, network: Gem3D, numbers: Sequence[int]
+    ) -> list[InformedSlice]:
+        if self.source is None:
+            raise MedpairError(
+                "slices: none given, and the weights hold no slice generator; give informed slices"
+            )
+        source = replace(self.source, network=network)
+        return [
+            generated_slice(
+                label.cpu().numpy(), source, seed=self.seed, volume=n, rule=self.rule
+            ).informed
+            for label, n in zip(label_VDHW, numbers, strict=True)
         ]
-        numbers = [int(n) for n in number]
-        return self.generator(label, informed, volumes=numbers, seed=self.seed)[:, None]

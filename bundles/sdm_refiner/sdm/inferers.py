@@ -6,7 +6,9 @@ V volumes, C image channels, D, H, W volume size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
@@ -96,6 +98,52 @@ class VolumeRefiner(Inferer):
                 f"images of shape {tuple(image.shape)} for masks {tuple(label.shape)}; want "
                 f"{wanted}: one grid and the channels of network_def; resample the images"
             )
+
+
+class StudyRefiner(VolumeRefiner):
+    """The same where a study is all there is, as in MONAI Label; arguments as for VolumeRefiner."""
+
+    def __init__(
+        self,
+        how: Refinement,
+        slice_axis: str,
+        spacing: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(how, slice_axis, spacing, seed)
+        # guidance 0 is the prediction without a mask, whatever stands in it
+        self.without_mask = VolumeRefiner(
+            replace(how, guidance_scale=0.0), slice_axis, spacing, seed
+        )
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: ViewDenoisers,
+        before: Tensor | None = None,
+        number: Tensor | Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the refined images of studies, or, where ``before`` is given, of masks.
+
+        Args:
+            inputs: (V, C + 1, D, H, W), images in [-1, 1] and last their mask; or images alone
+                (V, C, D, H, W), which are refined under the null mask of guidance.
+            network: denoisers of the views.
+            before: makes masks of the inputs, see `VolumeRefiner`.
+            number: number of each volume, which keys its noise; default 0, 1, ...
+
+        Returns:
+            (V, C, D, H, W) float32 in [-1, 1].
+
+        Raises:
+            MedpairError: as `VolumeRefiner`.
+        """
+        if before is not None:
+            return super().__call__(inputs, network, before, number)
+        image, mask = inputs[:, : network.image_channels], inputs[:, network.image_channels :]
+        if mask.shape[1]:
+            return super().__call__(mask, network, image, number)
+        return self.without_mask(torch.zeros_like(image[:, :1]), network, image, number)
 
 
 def check_start(how: Refinement) -> None:

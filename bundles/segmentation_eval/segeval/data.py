@@ -17,6 +17,7 @@ from common.data.datasets import Arrays
 from common.engines.batches import Batch
 from common.errors import MedpairError
 from segeval.augment import AugmentRanges, change_shape, change_values, draw_change
+from segeval.files import Files, load_files
 
 
 class Scans(torch.utils.data.Dataset[dict[str, Any]]):
@@ -26,15 +27,23 @@ class Scans(torch.utils.data.Dataset[dict[str, Any]]):
     uint8; "id".
 
     Args:
-        data: pairs in memory.
+        data: pairs in memory, or files: [{"image": path, "label": path}, ...].
         schema: name of the label schema that the network is for.
         num_classes: number of classes that the network is for, background included.
+        spacing: voxel size (D, H, W) in mm that files are resampled to.
 
     Raises:
         MedpairError: if the pairs are of another schema or number of classes.
     """
 
-    def __init__(self, data: Arrays, schema: str, num_classes: int) -> None:
+    def __init__(
+        self,
+        data: Arrays | Files,
+        schema: str,
+        num_classes: int,
+        spacing: Sequence[float] = (4.0, 4.0, 4.0),
+    ) -> None:
+        data = load_files(data, schema, spacing)
         if data.schema.name != schema or data.schema.num_classes != num_classes:
             raise MedpairError(
                 f"the data set is of schema {data.schema.name!r} with {data.schema.num_classes} "
@@ -71,6 +80,8 @@ class ScanBatches:
         ranges: AugmentRanges | None = None,
         roi_size: Sequence[int] | None = None,
     ) -> None:
+        if not len(scans):
+            raise MedpairError("train#dataset#data: 0 scans with masks, wanted 1 or more; label some")
         self.scans, self.batch_size, self.ranges = scans, batch_size, ranges
         self.roi_size = None if roi_size is None else list(roi_size)
         self.flip_lut = torch.from_numpy(scans.data.schema.flip_lut)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from common.engines.weights import load_weights, read_card
 from common.errors import MedpairError
+from common.networks.strict import refuse_misfits
 
 Options = Mapping[str, Any]
 Sizes = Mapping[str, Options]
@@ -49,12 +50,14 @@ def build_network(architecture: str, num_classes: int, sizes: Sizes) -> nn.Modul
     """
     options = _options(architecture, sizes)
     try:
-        return _BUILDERS[architecture](num_classes, **options)
+        network = _BUILDERS[architecture](num_classes, **options)
     except (TypeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise MedpairError(
             f"sizes#{architecture}: {dict(options)} makes no network ({reason}); correct it"
         ) from error
+    refuse_misfits(network)
+    return network
 
 
 def multiple_of(architecture: str, sizes: Sizes) -> int | list[int]:

@@ -1,7 +1,4 @@
-"""A new scan without a mask: onto the network's grid, and its predicted mask back to its own.
-
-D, H, W volume size.
-"""
+"""A new scan without a mask: onto the network's grid, and its predicted mask back to its own."""
 
 from __future__ import annotations
 
@@ -10,15 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from common.data.datasets import Arrays, load_arrays
-from common.data.geometry import Grid, from_ras, resample_labels, to_ras
-from common.data.intensity import intensity_of
-from common.data.labels import LabelSchema, load_schema
-from common.data.prepare import Raw, Settings, place
-from common.data.support import add_container
-from common.data.views import from_dhw
+from common.data.studies import NetworkGrid, Place
 from common.errors import MedpairError
 from common.io.nifti import read_volume, stem
 
@@ -28,25 +19,10 @@ class ScanArrays(Arrays):
     """One scan in memory, and where its voxels lie in its file; its mask is unknown.
 
     Attributes:
-        grid: from the file's voxels, in RAS order, to the network's.
-        affine: of the file.
+        place: the way back to the file's own grid.
     """
 
-    grid: Grid | None = None
-    affine: npt.NDArray[np.float64] | None = None
-
-    def mask_on_file(self, mask_DHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Return a mask on the file's own grid, in its axis order.
-
-        Args:
-            mask_DHW: uint8, on the network's grid.
-        """
-        assert self.grid is not None
-        assert self.affine is not None
-        back = self.grid.inverse()
-        mask = from_dhw(mask_DHW, self.schema.slice_axis)
-        resampled = resample_labels(mask, back, self.schema.num_classes)
-        return from_ras(resampled, self.affine).astype(np.uint8)
+    place: Place | None = None
 
 
 def open_scans(
@@ -73,30 +49,17 @@ def open_scans(
     """
     if image is None:
         return load_arrays(dataset_dir, split)
-    meaning = load_schema(schema_file or schema)
-    volume = read_volume(image)
-    array_ras, affine_ras = to_ras(volume.array, volume.affine)
-    raw = Raw(array_ras, _body(array_ras, meaning), affine_ras, {}, ())
-    d, h, w = (float(v) for v in spacing)
-    settings = Settings(meaning, intensity_of(meaning), (d, h, w), None, "nonzero", None, "schema")
+    grid, volume = NetworkGrid(schema_file or schema, spacing), read_volume(image)
     try:
-        placed = place(raw, settings)
+        study = grid.scan(volume.array, volume.affine)
     except MedpairError as error:
         raise MedpairError(f"{image}: {error}") from error
+    assert study.image_DHW is not None
     return ScanArrays(
         (stem(Path(image)),),
-        [placed.image],
-        [np.zeros_like(placed.label)],
-        meaning,
-        (d, h, w),
-        placed.grid,
-        volume.affine,
+        [study.image_DHW],
+        [np.zeros(study.image_DHW.shape, np.uint8)],
+        grid.schema,
+        grid.settings.spacing,
+        study.place,
     )
-
-
-def _body(image_ras: npt.NDArray[np.float32], schema: LabelSchema) -> npt.NDArray[np.uint8]:
-    """Where the container's rule sees the body; elsewhere the crop takes the non-zero voxels."""
-    nothing = np.zeros(image_ras.shape, np.uint8)
-    if schema.container is None or schema.container.support == "labels":
-        return nothing
-    return np.asarray(add_container(nothing, image_ras, schema))

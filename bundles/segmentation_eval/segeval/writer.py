@@ -49,9 +49,10 @@ class ScanWriter:
 
     def _write(self, engine: Engine) -> None:
         (logits,) = engine.state.output[CommonKeys.PRED].detach().cpu()
-        mask = self.data.mask_on_file(logits.argmax(dim=0).byte().numpy())
-        assert self.data.affine is not None
-        write_volume(self.output_dir / f"{self.data.ids[0]}_mask.nii.gz", mask, self.data.affine)
+        place = self.data.place
+        assert place is not None
+        mask = place.mask_back(logits.argmax(dim=0).byte().numpy())
+        write_volume(self.output_dir / f"{self.data.ids[0]}_mask.nii.gz", mask, place.affine)
 
 
 def prediction_writer(

@@ -8,13 +8,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from common import progress
+from common import bars as bars_module
+from common.progress import silent
 
 
 def test_a_terminal_gets_one_bar_per_task() -> None:
     text = StringIO()
     console = Console(file=text, force_terminal=True, width=100)
-    with progress.shown(console) as report:
+    with bars_module.shown(console) as report:
         for done in range(4):
             report("masks", done, 3)
         report("images", 1, 2)
@@ -26,8 +27,8 @@ def test_a_terminal_gets_one_bar_per_task() -> None:
 def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     text = StringIO()
     clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    with progress.shown(Console(file=text, force_terminal=False)) as report:
+    monkeypatch.setattr(bars_module.time, "monotonic", lambda: next(clock))
+    with bars_module.shown(Console(file=text, force_terminal=False)) as report:
         for done in range(11):
             report("masks", done, 10)
     assert text.getvalue().splitlines() == [
@@ -39,5 +40,5 @@ def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_silent_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    progress.silent("masks", 1, 2)
+    silent("masks", 1, 2)
     assert capsys.readouterr() == ("", "")
