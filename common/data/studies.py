@@ -15,7 +15,7 @@ import numpy.typing as npt
 from common.data.datasets import Size
 from common.data.geometry import Grid, from_ras, resample_image, resample_labels, to_ras
 from common.data.intensity import denormalise, intensity_of
-from common.data.labels import LabelSchema, load_schema, unique_ids
+from common.data.labels import IDENTITY, LabelSchema, load_schema, unique_ids
 from common.data.prepare import Raw, Settings, lost_voxels, place, place_labels, plan
 from common.data.sources import integer_ids
 from common.data.support import add_container
@@ -128,7 +128,8 @@ class NetworkGrid:
         """Return a mask in schema ids, its container added where it lacks one.
 
         Args:
-            label: (X, Y, Z), ids of the schema or of the one source of it that explains them.
+            label: (X, Y, Z), ids of the schema; where they are none, of its one source that
+                explains them.
             affine: voxel index to mm, RAS+.
 
         Raises:
@@ -162,14 +163,15 @@ class NetworkGrid:
     def _ids(self, label: Array) -> LabelMap:
         values, _ = integer_ids(label, "study")
         readings = self.schema.readings(set(unique_ids(values)))
-        if len(set(readings.values())) != 1:
-            found = f"ids {unique_ids(values)[:12]}"
+        # viewers mostly send back what we made: the schema's own ids go first
+        if IDENTITY not in readings and len(set(readings.values())) != 1:
             fit = " and ".join(readings) or "no source"
             raise MedpairError(
-                f"study: {found} fit {fit} of schema {self.schema.name}, wanted one; "
-                "give the mask in the schema's own ids"
+                f"study: ids {unique_ids(values)[:12]} fit {fit} of schema {self.schema.name}, "
+                "wanted one; give the mask in the schema's own ids"
             )
-        ids: LabelMap = self.schema.remap(values, next(iter(readings)))
+        source = IDENTITY if IDENTITY in readings else next(iter(readings))
+        ids: LabelMap = self.schema.remap(values, source)
         if not ids.any():
             raise MedpairError(
                 f"study: empty mask, wanted some of {', '.join(self.schema.names[1:])}; "

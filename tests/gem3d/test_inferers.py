@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,20 @@ def test_the_inferer_makes_what_the_generator_makes(impose: bool, make: Any) -> 
     expected = generator(label, informed, volumes=range(len(label)), seed=4)
     assert torch.equal(made[:, 0], expected)
     assert all(slice_.impose is impose for slice_ in informed)
+
+
+def test_without_slices_the_inferer_generates_them(make: Any) -> None:
+    """As MONAI Label calls it: with a mask and its own copy of the network."""
+    generator = make.generator()
+    network = copy.deepcopy(generator.network)
+    source = slice_source(network, make.schedule, "v", 1)
+    dataset = pairs_of(PHANTOM, informed="generated", slices=source, rule=LOOSE, seed=4)
+    label = dataset[0]["image"][None]
+    made = VolumeInferer(generator, 4, source, LOOSE)(label.float(), network)
+    expected = generator(label[:, 0], [dataset.choose(0)], volumes=[0], seed=4)
+    assert torch.equal(made[:, 0], expected)
+    with pytest.raises(MedpairError, match="the weights hold no slice generator"):
+        VolumeInferer(generator)(label.float(), network)
 
 
 def test_masks_with_fractions_are_refused(make: Any) -> None:

@@ -11,7 +11,7 @@ from common.data.labels import LabelSchema, load_schema
 from common.data.pairs import PairBatch
 from common.errors import MedpairError
 from sdm.diffusion import SliceDiffusion
-from sdm.inferers import VolumeRefiner
+from sdm.inferers import StudyRefiner, VolumeRefiner
 from sdm.refine import Refinement
 from sdm.stage import RefineStage
 from sdm.views import ViewDenoisers
@@ -50,6 +50,29 @@ def test_results_stay_in_the_range_of_images(make_network: Make, diffusion: Slic
     )
     assert found.dtype == torch.float32
     assert float(found.abs().max()) <= 1
+
+
+def test_a_study_brings_its_mask_as_its_last_channel(
+    make_network: Make, diffusion: SliceDiffusion
+) -> None:
+    network, (label, image) = make_network(), volumes()
+    how = Refinement(diffusion, 20, 2, guidance_scale=1.5)
+    refiner, wanted = StudyRefiner(how, "AP", seed=3), VolumeRefiner(how, "AP", seed=3)
+    found = refiner(torch.cat([image, label.float()], 1), network)
+    assert torch.equal(found, wanted(label, network, image))
+    assert torch.equal(refiner(label, network, image, [0, 1]), found)  # as evaluators call it
+
+
+def test_a_study_without_a_mask_is_refined_under_the_null_mask(
+    make_network: Make, diffusion: SliceDiffusion
+) -> None:
+    network, (label, image) = make_network(), volumes()
+    how = Refinement(diffusion, 20, 2, guidance_scale=1.5)
+    found = StudyRefiner(how, "AP", seed=3)(image, network)
+    unguided = VolumeRefiner(replace(how, guidance_scale=0.0), "AP", seed=3)
+    # no mask at all: that of the study would change nothing
+    torch.testing.assert_close(found, unguided(label, network, image))
+    assert not torch.equal(found, VolumeRefiner(how, "AP", seed=3)(label, network, image))
 
 
 def test_three_channels(make_network: Make, diffusion: SliceDiffusion) -> None:

@@ -81,7 +81,7 @@ class ScanBatches:
         roi_size: Sequence[int] | None = None,
     ) -> None:
         if not len(scans):
-            raise MedpairError("train#dataset#data: 0 scans with masks, wanted 1 or more; label some")
+            raise MedpairError("train#dataset#data: 0 labelled scans, wanted 1 or more; label some")
         self.scans, self.batch_size, self.ranges = scans, batch_size, ranges
         self.roi_size = None if roi_size is None else list(roi_size)
         self.flip_lut = torch.from_numpy(scans.data.schema.flip_lut)
