@@ -13,6 +13,7 @@ from common.bars import shown
 from common.cli_auditing import add_auditing
 from common.cli_cards import add_cards
 from common.cli_comparison import add_comparison
+from common.cli_import import add_import
 from common.cli_judging import add_judging
 from common.cli_pack import add_pack
 from common.cli_uses import add_uses
@@ -284,6 +285,7 @@ def info(
 
 add_judging(app)
 add_pack(app)
+add_import(app)
 add_auditing(app)
 add_uses(app)
 add_comparison(app)

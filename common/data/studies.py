@@ -16,7 +16,7 @@ from common.data.datasets import Size
 from common.data.geometry import Grid, from_ras, resample_image, resample_labels, to_ras
 from common.data.intensity import denormalise, intensity_of
 from common.data.labels import IDENTITY, LabelSchema, load_schema, unique_ids
-from common.data.prepare import Raw, Settings, lost_voxels, place, place_labels, plan
+from common.data.placing import Raw, Settings, lost_voxels, place, place_labels, plan
 from common.data.sources import integer_ids
 from common.data.support import add_container
 from common.data.views import from_dhw, triple_to_dhw

@@ -29,6 +29,14 @@ SMALL = {
     "network_def::attention_levels": [False, False],
     "device": "cpu",
 }
+MONAI = {  # other options for another network
+    "dataset_dir": SMALL["dataset_dir"],
+    "network_def::channels": [8, 16],
+    "network_def::attention_levels": [False, False],
+    "network_def::norm_num_groups": 4,
+    "network_def::num_head_channels": 8,
+    "device": "cpu",
+}
 SHORT = {
     "batch_size": 2,
     "sample_steps": 2,
@@ -42,7 +50,8 @@ def workflow(kind: str, folder: Path, preset: str | None = None, **changes: Any)
     files = [str(CONFIGS / f"{kind}.yaml")]
     if preset is not None:
         files.append(str(CONFIGS.parent / "presets" / f"{preset}.yaml"))
-    options = {**SMALL, "output_dir": str(folder / kind), **changes}
+    small = MONAI if preset == "monai" else SMALL
+    options = {**small, "output_dir": str(folder / kind), **changes}
     opened = ConfigWorkflow(
         config_file=files,
         workflow_type="train" if kind == "train" else "infer",

@@ -5,7 +5,8 @@ N slices, C latent channels, H, W slice size, h, w latent size H / f, W / f.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from monai.networks.nets import AutoencoderKL
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from common.errors import MedpairError
 from common.networks.blocks import norm_groups
+from common.networks.monai_unet import built
 
 FLATTEST = 1e-3
 PIXELS = 2**20
@@ -29,6 +31,8 @@ class SliceAutoencoder(nn.Module):
         channels: channels per level, finest first; each further level halves height and width.
         latent_channels: C.
         num_res_blocks: residual blocks per level.
+        options: further arguments of MONAI's class, for weights that were trained with them,
+            such as ``norm_num_groups`` and ``with_encoder_nonlocal_attn``.
 
     Raises:
         MedpairError: unless the slices shrink by 4 or 8, as in latent diffusion.
@@ -44,6 +48,7 @@ class SliceAutoencoder(nn.Module):
         channels: Sequence[int] = (32, 64, 64),
         latent_channels: int = 8,
         num_res_blocks: int = 1,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if len(channels) not in (3, 4):
@@ -53,17 +58,21 @@ class SliceAutoencoder(nn.Module):
             )
         self.factor = 2 ** (len(channels) - 1)
         self.latent_channels = latent_channels
-        self.network = AutoencoderKL(
+        plain: dict[str, Any] = {
+            "attention_levels": [False] * len(channels),
+            "norm_num_groups": min(norm_groups(width) for width in channels),
+            "with_encoder_nonlocal_attn": False,
+            "with_decoder_nonlocal_attn": False,
+        }
+        self.network = built(
+            AutoencoderKL,
             spatial_dims=2,
             in_channels=1,
             out_channels=1,
             num_res_blocks=[num_res_blocks] * len(channels),
             channels=channels,
-            attention_levels=[False] * len(channels),
             latent_channels=latent_channels,
-            norm_num_groups=min(norm_groups(width) for width in channels),
-            with_encoder_nonlocal_attn=False,
-            with_decoder_nonlocal_attn=False,
+            **plain | dict(options or {}),
         )
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))

@@ -20,7 +20,7 @@ from common.data.bodies import body_areas
 from common.data.intensity import intensity_of
 from common.data.labels import LabelSchema, load_schema
 from common.data.pictures import image_rows, label_rows, save_rows
-from common.data.prepare import Settings
+from common.data.placing import Settings
 from common.errors import MedpairError
 from common.io.atomic import write_json
 from common.io.lock import exclusive

@@ -15,15 +15,8 @@ import numpy.typing as npt
 from common.data.geometry import from_ras, resample_image
 from common.data.intensity import denormalise
 from common.data.matching import Scan
-from common.data.prepare import (
-    Placed,
-    Raw,
-    Settings,
-    check_geometry,
-    place,
-    place_labels,
-    read_scan,
-)
+from common.data.placing import Placed, Raw, Settings, place, place_labels
+from common.data.prepare import check_geometry, read_scan
 from common.data.sources import find_source
 from common.data.support import add_container
 from common.data.views import from_dhw, to_dhw, triple_to_dhw

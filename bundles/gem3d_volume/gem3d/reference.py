@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from common.data.geometry import Grid, to_ras
 from common.data.labels import LabelSchema
-from common.data.prepare import Raw, Settings, place
+from common.data.placing import Raw, Settings, place
 from common.data.support import add_container
 from common.data.views import triple_to_dhw
 from common.errors import MedpairError

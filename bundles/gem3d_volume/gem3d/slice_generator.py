@@ -23,7 +23,9 @@ from common.diffusion.schedules import (
 )
 from common.engines.batches import Batch, iteration_generator
 from common.engines.inferers import AutocastInferer
+from common.errors import MedpairError
 from common.networks.embedding import ConditionEmbedding, sinusoid
+from common.networks.monai_unet import MonaiUNet
 from common.networks.unet import UNet
 from gem3d.windows import LatentVolumes
 
@@ -42,6 +44,11 @@ class SliceGenerator(nn.Module):
         position_width: width of p's sinusoid, the context of the cross-attention (paper: 128).
         dropout: drop probability in the residual blocks.
         checkpointing: see `common.networks.unet.StageOptions`.
+        network: "own", or "monai" for MONAI's DiffusionModelUNet, with the same cross-attention.
+        options: further arguments of that, see `common.networks.monai_unet.MonaiUNet`.
+
+    Raises:
+        MedpairError: for another network, or options that make none.
 
     Source: GEM-3D §3.3, eq. 2.
     """
@@ -57,9 +64,28 @@ class SliceGenerator(nn.Module):
         position_width: int = 128,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        network: str = "own",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if network not in ("own", "monai") or (network == "own" and options):
+            raise MedpairError(
+                f"network is {network!r} with {options}; use 'own', or 'monai' with its options"
+            )
         self.latent_channels, self.position_width = latent_channels, position_width
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+        self.unet: nn.Module
+        if network == "monai":
+            self.unet = MonaiUNet(
+                latent_channels,
+                latent_channels,
+                channels,
+                1,
+                position_width,
+                num_res_blocks=num_res_blocks,
+                **{"attention_levels": [True] * len(channels), **(options or {})},
+            )
+            return
         self.embed = ConditionEmbedding(embedding // 2, embedding)
         self.unet = UNet(
             latent_channels,
@@ -72,7 +98,6 @@ class SliceGenerator(nn.Module):
             context_channels=position_width,
             checkpointing=checkpointing,
         )
-        self.register_buffer("latent_std", torch.ones(latent_channels))
 
     def forward(self, x_NChw: Tensor, timesteps_N: Tensor, position_N: Tensor) -> Tensor:
         """Return the prediction (N, C, h, w).
@@ -82,8 +107,11 @@ class SliceGenerator(nn.Module):
             timesteps_N: time steps in [0, T).
             position_N: p = slice / D in [0, 1].
         """
-        context = sinusoid(1000.0 * position_N, self.position_width)[:, None]
         x = x_NChw.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.unet, MonaiUNet):
+            told: Tensor = self.unet(x, timesteps_N, position_N[:, None])
+            return told
+        context = sinusoid(1000.0 * position_N, self.position_width)[:, None]
         out: Tensor = self.unet(x, self.embed(timesteps_N), 1, context.to(x))
         return out
 

@@ -5,13 +5,15 @@ B windows, S slices per window, C code channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.errors import MedpairError
 from common.networks.embedding import ConditionEmbedding
+from common.networks.monai_unet import MonaiUNet
 from common.networks.single import LAST_STEP, SingleInput
 from common.networks.unet import UNet
 
@@ -29,8 +31,10 @@ class MaskDenoiser(SingleInput):
         slice_mode: "channels" (slices as channels of a 2D U-Net, faithful) or "2p1d" (shared 2D
             weights with slice convolution and slice attention; any number of slices).
         position: "first_slice" (z/D, faithful) or "absolute" (z/D and 1/D; with "2p1d" the
-            position (z+k)/D of each slice k).
+            position (z+k)/D of each slice k); with MONAI's network also "none".
         num_res_blocks, attention_levels, unshuffle, dropout: see `common.networks.unet.UNet`.
+        network: "own", or "monai" for MONAI's DiffusionModelUNet with slices as channels.
+        options: further arguments of that, see `common.networks.monai_unet.MonaiUNet`.
 
     Source: MedGen3D §3.1.
     """
@@ -47,15 +51,25 @@ class MaskDenoiser(SingleInput):
         attention_levels: Sequence[bool] | None = None,
         unshuffle: int = 1,
         dropout: float = 0.0,
+        network: str = "own",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if slice_mode not in ("channels", "2p1d"):
             raise MedpairError(f"slice_mode is {slice_mode!r}; use 'channels' or '2p1d'")
-        if position not in ("absolute", "first_slice"):
+        if position not in ("absolute", "first_slice") and (network, position) != ("monai", "none"):
             raise MedpairError(f"position is {position!r}; use 'absolute' or 'first_slice'")
+        if network not in ("own", "monai") or (network == "own" and options):
+            raise MedpairError(
+                f"network is {network!r} with {options}; use 'own', or 'monai' with its options"
+            )
         self.code_channels, self.window = code_channels, window
         self.slice_mode, self.position = slice_mode, position
         folded = window if slice_mode == "channels" else 1
+        self.unet: nn.Module
+        if network == "monai":
+            self._build_monai(channels, num_res_blocks, attention_levels, options or {})
+            return
         self.embed = ConditionEmbedding(
             embedding // 2, embedding, num_scalars=1 if position == "first_slice" else 2
         )
@@ -69,6 +83,25 @@ class MaskDenoiser(SingleInput):
             slice_layers=slice_mode == "2p1d",
             unshuffle=unshuffle,
             dropout=dropout,
+        )
+
+    def _build_monai(
+        self,
+        channels: Sequence[int],
+        num_res_blocks: int,
+        attention_levels: Sequence[bool] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        if self.slice_mode != "channels":
+            raise MedpairError("network 'monai' with slice_mode '2p1d'; use slice_mode channels")
+        self.unet = MonaiUNet(
+            self.window * (self.code_channels + 1),
+            self.window * self.code_channels,
+            channels,
+            {"none": 0, "first_slice": 1, "absolute": 2}[self.position],
+            num_res_blocks=num_res_blocks,
+            attention_levels=attention_levels or [False] * len(channels),
+            **options,
         )
 
     @property
@@ -110,9 +143,13 @@ class MaskDenoiser(SingleInput):
         self._check(x_BSCHW)
         b, s = x_BSCHW.shape[:2]
         if self.slice_mode == "channels":
-            emb = self.embed(timesteps_B, self._scalars(position_B2))
             x = x_BSCHW.flatten(1, 2).contiguous(memory_format=torch.channels_last)
-            return torch.unflatten(self.unet(x, emb), 1, (s, self.code_channels))
+            scalars = self._scalars(position_B2)
+            if isinstance(self.unet, MonaiUNet):
+                predicted = self.unet(x, timesteps_B, scalars)
+            else:
+                predicted = self.unet(x, self.embed(timesteps_B, scalars))
+            return torch.unflatten(predicted, 1, (s, self.code_channels))
         steps = torch.arange(s, device=x_BSCHW.device)
         position = position_B2.repeat_interleave(s, 0)
         if self.position == "absolute":

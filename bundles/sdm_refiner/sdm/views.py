@@ -13,10 +13,15 @@ from torch import Tensor, nn
 
 from common.errors import MedpairError
 from common.networks.single import LAST_STEP, SingleInput, label_volumes
+from sdm.monai_network import MonaiSemanticDenoiser
 from sdm.network import Modulations, SemanticDenoiser
 from sdm.slices import ViewSlices, one_hot_windows
 
 VIEWS = ("axial", "coronal", "sagittal")
+NETWORKS: dict[str, type[SemanticDenoiser | MonaiSemanticDenoiser]] = {
+    "own": SemanticDenoiser,
+    "monai": MonaiSemanticDenoiser,
+}
 
 
 class ViewDenoisers(SingleInput):
@@ -29,10 +34,11 @@ class ViewDenoisers(SingleInput):
         image_channels: C.
         mask_context: mask slices on each side of the slice that the network sees (paper: 0).
         learned_sigma: the networks put out variance logits too.
-        network: further arguments of `SemanticDenoiser`.
+        network: "own", `SemanticDenoiser`, or "monai", `MonaiSemanticDenoiser`.
+        **options: further arguments of that.
 
     Raises:
-        MedpairError: for another value of views.
+        MedpairError: for another value of views or network.
 
     Source: MedGen3D §3.2 (three models, one per view).
     """
@@ -44,11 +50,14 @@ class ViewDenoisers(SingleInput):
         image_channels: int = 1,
         mask_context: int = 0,
         learned_sigma: bool = False,
-        **network: Any,
+        network: str = "own",
+        **options: Any,
     ) -> None:
         super().__init__()
         if views not in ("separate", "shared"):
             raise MedpairError(f"views is {views!r}; want 'separate' or 'shared' in network_def")
+        if network not in NETWORKS:
+            raise MedpairError(f"network is {network!r}; want {' or '.join(NETWORKS)}")
         self.num_classes, self.image_channels = num_classes, image_channels
         self.mask_context, self.learned_sigma = mask_context, learned_sigma
         self.mask_channels = (2 * mask_context + 1) * num_classes
@@ -56,12 +65,12 @@ class ViewDenoisers(SingleInput):
         names = ("shared",) if shared else VIEWS
         self.networks = nn.ModuleDict(
             {
-                name: SemanticDenoiser(
+                name: NETWORKS[network](
                     self.mask_channels,
                     image_channels,
                     views=len(VIEWS) if shared else 1,
                     learned_sigma=learned_sigma,
-                    **network,
+                    **options,
                 )
                 for name in names
             }
@@ -140,10 +149,10 @@ class ViewDenoisers(SingleInput):
                 )
         return super().load_state_dict(state_dict, *args, **options)
 
-    def _of(self, view: str) -> tuple[SemanticDenoiser, int]:
+    def _of(self, view: str) -> tuple[SemanticDenoiser | MonaiSemanticDenoiser, int]:
         if view not in VIEWS:
             raise MedpairError(f"view {view!r} is unknown; want one of {', '.join(VIEWS)}")
         shared = "shared" in self.networks
         network = self.networks["shared" if shared else view]
-        assert isinstance(network, SemanticDenoiser)
+        assert isinstance(network, SemanticDenoiser | MonaiSemanticDenoiser)
         return network, VIEWS.index(view) if shared else 0

@@ -25,11 +25,11 @@ def test_fitting_weights_load() -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_misfits_are_refused_even_where_they_are_allowed(strict: bool) -> None:
     made = copy.deepcopy(network())
-    with pytest.raises(MedpairError, match="lacks 0.weight, 0.bias, 1.weight and 1 more"):
+    with pytest.raises(MedpairError, match=r"lacks 0.weight, 0.bias, 1.weight and 1 more"):
         made.load_state_dict({"state_dict": made.state_dict()}, strict=strict)
     state = network().state_dict()
     del state["1.bias"]
-    with pytest.raises(MedpairError, match="lacks 1.bias; give a bare state dict"):
+    with pytest.raises(MedpairError, match=r"lacks 1.bias; give a bare state dict"):
         made.load_state_dict(state, strict=strict)
     with pytest.raises(MedpairError, match="holds unknown more"):
         made.load_state_dict(network().state_dict() | {"more": state["0.bias"]}, strict=strict)
