@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data.labels import load_schema
 from common.data.pairs import PairBatch
-from common.data.views import from_dhw, ras_affine
 from common.errors import MedpairError
-from common.io.lock import exclusive
-from common.io.nifti import write_volume
 
 Stage = Callable[[PairBatch], PairBatch]
 Triple = tuple[int, int, int]
@@ -127,31 +123,3 @@ def stage_job(
         batch_volumes,
     )
     return Job(Path(out), num, seed, geometry, start)
-
-
-def write_masks(stage: Stage, job: Job) -> list[Path]:
-    """Generate masks without images into ``labels/<id>.nii.gz``; finished ones are kept.
-
-    Args:
-        stage: the mask stage.
-        job: what is to be made.
-
-    Returns:
-        The mask files.
-    """
-    g, schema = job.geometry, load_schema(job.geometry.schema)
-    paths = [job.out / "labels" / f"{job.name(v)}.nii.gz" for v in range(job.num)]
-    affine = ras_affine(g.size, g.spacing, schema.slice_axis)
-    with exclusive(job.out):
-        missing = [v for v, path in enumerate(paths) if not path.exists()]
-        for group in sorted({v // g.batch_volumes for v in missing}):
-            volumes = tuple(range(group * g.batch_volumes, (group + 1) * g.batch_volumes))
-            starts = None if job.start is None else (job.start,) * len(volumes)
-            batch = stage(PairBatch(volumes, job.seed, schema, g.spacing, g.size, starts))
-            if batch.label_VDHW is None:
-                raise MedpairError("stage: it made no masks; give a mask stage")
-            for volume in missing:
-                if volume in volumes:
-                    label = batch.label_VDHW[volume - volumes[0]].numpy()
-                    write_volume(paths[volume], from_dhw(label, schema.slice_axis), affine)
-    return paths

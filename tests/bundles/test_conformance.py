@@ -115,6 +115,12 @@ def test_the_weights_export_to_torchscript(name: str, tmp_path: Path, one_thread
         )
 
 
+@pytest.mark.parametrize("name", BUNDLES)
+def test_inference_has_the_properties_that_monai_asks_for(name: str, tmp_path: Path) -> None:
+    changes = {"device": "cpu", "output_dir": str(tmp_path)}
+    assert not open_workflow(name, "inference", "tiny", changes).check_properties()
+
+
 def shipped(name: str) -> nn.Module:
     """The network with the weights that ship, on the CPU in fp32."""
     workflow = open_workflow(name, "inference", "tiny", {"device": "cpu"})

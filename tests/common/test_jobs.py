@@ -20,7 +20,7 @@ from common.data.sidesets import take_out
 from common.diffusion.rng import normal
 from common.errors import IncompleteError, MedpairError
 from common.io.lock import exclusive
-from common.jobs import Geometry, Job, stage_job, write_masks
+from common.jobs import Geometry, Job
 from common.runs import run_stages
 
 INTENSITY = {"method": "percentile", "lower": 0.0, "upper": 1000.0}
@@ -186,15 +186,6 @@ def test_numbers_outside_their_range_are_refused(
     with pytest.raises(MedpairError, match=message):
         job(tmp_path / "none", **changes)  # type: ignore[arg-type]
     assert not (tmp_path / "none").exists()
-
-
-def test_masks_alone_are_written_once_per_volume(tmp_path: Path) -> None:
-    alone = stage_job(tmp_path, 3, 7, "brain4", (6, 8, 8), (4.0, 4.0, 4.0), batch_volumes=2)
-    first = write_masks(masks, alone)
-    assert [path.name for path in first] == [f"s7_0000{i}.nii.gz" for i in range(3)]
-    before = tree(tmp_path)
-    write_masks(lambda batch: pytest.fail("called"), alone)
-    assert tree(tmp_path) == before
 
 
 REFUSED = ((1, 0), (2, 0), (2, 1), (4, 0))

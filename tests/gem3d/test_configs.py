@@ -68,7 +68,14 @@ def workflow(kind: str, out: Path, preset: str | None = None, **changes: Any) ->
         overrides[handler(kind, "Tracking") + "#_disabled_"] = True
     files = [str(CONFIGS / f"{kind}.yaml")] + ([str(PRESETS / f"{preset}.yaml")] if preset else [])
     purpose = "train" if kind in TRAININGS else "infer"
-    made = ConfigWorkflow(files, workflow_type=purpose, logging_file=False, **(overrides | changes))
+    meta = changes.pop("meta_file", None)
+    made = ConfigWorkflow(
+        files,
+        workflow_type=purpose,
+        logging_file=False,
+        meta_file=meta,
+        **(overrides | changes),
+    )
     made.initialize()
     return made
 
@@ -146,6 +153,12 @@ def test_the_latent_scale_is_that_of_the_training_scans(trained: Path) -> None:
         z = autoencoder.encode(torch.cat(list(volumes.images))[:, None])
     torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(4), atol=0.02, rtol=0)  # fp16
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(4), atol=0.02, rtol=0)
+
+
+def test_the_training_has_the_properties_that_monai_asks_for(trained: Path) -> None:
+    """It begins from what the trainings before it left."""
+    made = workflow("train", trained, meta_file=str(CONFIGS / "metadata.json"))
+    assert not made.check_properties()
 
 
 @pytest.fixture(scope="module")
