@@ -101,6 +101,7 @@ def prepare(
     image_pattern: Annotated[str | None, typer.Option(help="Such as '{id}_T1.nii.gz'.")] = None,
     label_pattern: Annotated[str | None, typer.Option(help="Such as '{id}_labels.nii.gz'.")] = None,
     in_plane: Annotated[str | None, typer.Option(help="Resize slices to HxW pixels.")] = None,
+    series: Annotated[str | None, typer.Option(help="DICOM: series UID, or modality.")] = None,
 ) -> None:
     """Turn folders of scans and masks into a pair set."""
     from common.data.prepare import prepare as run
@@ -122,6 +123,7 @@ def prepare(
             image_pattern=image_pattern,
             label_pattern=label_pattern,
             in_plane=parse_in_plane(in_plane),
+            series=series,
             progress=progress,
         )
     say(f"{len(pairs.ids())} pairs in {out_dir}")

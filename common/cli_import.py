@@ -57,6 +57,6 @@ def _read(path: Path) -> dict[str, object]:
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise MedpairError(f"{path}: no overlay ({reason}); write key: value") from error
-    if not isinstance(content, dict):
-        raise MedpairError(f"{path}: {type(content).__name__}, wanted key: value")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise MedpairError(f"{path}: no lines of key: value; write it like presets/monai.yaml")
     return content

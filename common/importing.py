@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from monai.bundle import ConfigWorkflow
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, SPADEDiffusionModelUNet
 from torch import Tensor, nn
 
+from common.bundles import bundles_dir
 from common.data.datasets import load_arrays
 from common.engines.weights import save_weights
 from common.errors import MedpairError
 from common.io.manifest import sha256
 from common.networks.generative import core_weights
-from common.stages import open_workflow
+from common.stages import open_workflow, plain_errors
 
 PARTS = {
     "mcdpm_mask": {"network": ("train", "network_def")},
@@ -26,7 +28,15 @@ PARTS = {
     },
 }
 """What can be imported: config and key of the network, by bundle and part."""
-WRAPPERS = ("state_dict", "model", "network", "diffusion", "autoencoder", "unet")
+USUAL = ("state_dict", "model", "network")
+WRAPPERS = {
+    "network": (*USUAL, "unet", "diffusion"),
+    "autoencoder": (*USUAL, "autoencoder", "autoencoderkl"),
+    "slice_generator": (*USUAL, "unet", "diffusion"),
+}
+"""Keys that a state dict may stand under, by part."""
+LEAST = 1e-3
+"""Of scale factors; weights are stored as fp16."""
 FEW = 256
 """Slices that tell the spread of latents."""
 
@@ -81,28 +91,49 @@ def import_weights(
         MedpairError: for a missing or foreign file, or a network of other sizes; nothing is
             written then.
     """
-    config, key = _place(bundle, part)
+    chosen, (config, key) = _place(bundle, part)
+    if not (bundles_dir() / bundle / "presets" / f"{preset}.yaml").is_file():
+        raise MedpairError(f"--preset: {bundle} has no preset {preset!r}; monai is one")
     workflow = open_workflow(bundle, config, preset, dict(overrides or {}))
-    network = workflow.parser.get_parsed_content(key)
+    network = _described(workflow, key, f"{bundle}, preset {preset}")
     inner = _monai_network(network, bundle, preset)
-    state = _state(Path(source))
+    state = _state(Path(source), chosen)
     inner.load_state_dict(_fitting(Path(source), state, inner))
     if isinstance(network, OnLatents):
         _set_scale(network, data, scale_factor)
+    elif data is not None or scale_factor is not None:
+        raise MedpairError(f"--data, --scale-factor: {bundle} has no latents; leave them out")
+    _check_range(Path(source), network)
     schema = str(workflow.parser.get_parsed_content("schema"))
     card = {"schema": schema, "preset": preset, "imported": Path(source).name}
     save_weights(network, Path(out), card | {"imported_sha256": sha256(source)})
     return Path(out)
 
 
-def _place(bundle: str, part: str | None) -> tuple[str, str]:
+def _place(bundle: str, part: str | None) -> tuple[str, tuple[str, str]]:
     if bundle not in PARTS:
         raise MedpairError(f"bundle: {bundle!r}, wanted one of {', '.join(PARTS)}")
     parts = PARTS[bundle]
     chosen = next(iter(parts)) if part is None and len(parts) == 1 else part
-    if chosen not in parts:
+    if chosen is None or chosen not in parts:
         raise MedpairError(f"--part: {part}, wanted {' or '.join(parts)} of {bundle}")
-    return parts[chosen]
+    return chosen, parts[chosen]
+
+
+def _described(workflow: ConfigWorkflow, key: str, where: str) -> nn.Module:
+    """Return the network that the config describes."""
+    try:
+        with plain_errors():
+            network: nn.Module = workflow.parser.get_parsed_content(key)
+    except (RuntimeError, TypeError, KeyError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:160]
+        raise MedpairError(
+            f"{where}: {key} makes no network ({reason}); correct the overlay"
+        ) from error
+    return network
 
 
 def _monai_network(network: nn.Module, bundle: str, preset: str) -> nn.Module:
@@ -117,7 +148,7 @@ def _monai_network(network: nn.Module, bundle: str, preset: str) -> nn.Module:
     return network_found
 
 
-def _state(path: Path) -> dict[str, Tensor]:
+def _state(path: Path, part: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise MedpairError(f"{path}: no such file; give a checkpoint of monai-generative")
     try:
@@ -127,7 +158,7 @@ def _state(path: Path) -> dict[str, Tensor]:
         raise MedpairError(
             f"{path}: no file of plain weights ({reason}); save the state dict of its network"
         ) from error
-    for key in WRAPPERS:
+    for key in WRAPPERS[part]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     weights = isinstance(content, dict) and content
@@ -157,8 +188,12 @@ def _fitting(path: Path, state: dict[str, Tensor], inner: nn.Module) -> dict[str
 
 def _set_scale(network: OnLatents, data: str | None, scale_factor: float | None) -> None:
     if scale_factor is not None:
-        if not scale_factor > 0:
-            raise MedpairError(f"--scale-factor: {scale_factor}, wanted a number above 0")
+        if data is not None:
+            raise MedpairError("--data and --scale-factor: both tell the spread; leave one out")
+        if not LEAST <= scale_factor <= 1 / LEAST:
+            raise MedpairError(
+                f"--scale-factor: {scale_factor}, wanted {LEAST:g}..{1 / LEAST:g}; correct it"
+            )
         network.latent_std.fill_(1 / scale_factor)
     elif data is not None and isinstance(network, Encoder):
         network.fit_scale(_slices(data, network.factor))
@@ -169,8 +204,24 @@ def _set_scale(network: OnLatents, data: str | None, scale_factor: float | None)
         )
 
 
+def _check_range(path: Path, network: nn.Module) -> None:
+    largest = torch.finfo(torch.float16).max
+    for name, value in network.state_dict().items():
+        if value.is_floating_point() and not float(value.abs().max()) <= largest:
+            raise MedpairError(
+                f"{path}: {name} holds numbers beyond {largest:g}, which fp16 cannot store; give "
+                "weights of a training that went well"
+            )
+
+
 def _slices(data: str, factor: int) -> Tensor:
     volumes = load_arrays(data, "training").images
+    sizes = sorted({volume.shape[1:] for volume in volumes})
+    if len(sizes) > 1:
+        raise MedpairError(
+            f"{data}: slices of {len(sizes)} sizes ({sizes[0]}, {sizes[1]}), wanted one; prepare "
+            "them with --size"
+        )
     slices = torch.cat([torch.from_numpy(volume) for volume in volumes])
     slices = slices[:: max(1, len(slices) // FEW)]
     height, width = (n - n % factor for n in slices.shape[1:])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from common.data.codes import Code
 from common.errors import MedpairError
 
 IDENTITY = "schema"
@@ -23,7 +24,8 @@ class Label:
 
     `pair` names the label on the other side of the body, `inside` the label that surrounds it,
     `components` how many connected parts it has at most (None: any number),
-    `required` whether every mask must show it.
+    `required` whether every mask must show it, `aliases` what others call it, `code` its name in
+    SNOMED CT.
     """
 
     name: str
@@ -34,6 +36,18 @@ class Label:
     components: int | None = None
     fill_holes: bool = False
     required: bool = True
+    aliases: tuple[str, ...] = ()
+    code: Code | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready form."""
+        plain = asdict(self) | {"colour": list(self.colour)}
+        del plain["aliases"], plain["code"]
+        if self.aliases:
+            plain["aliases"] = list(self.aliases)
+        if self.code:
+            plain["code"] = self.code.to_dict()
+        return plain
 
 
 @dataclass(frozen=True)
@@ -96,6 +110,11 @@ class LabelSchema:
                 f"schema {self.name}: no label '{name}'; choose one of {', '.join(self.names)}"
             )
         return self.names.index(name)
+
+    @cached_property
+    def names_and_aliases(self) -> dict[str, int]:
+        """Label ids by name and by alias."""
+        return {name: x.id for x in self.labels for name in (x.name, *x.aliases)}
 
     @cached_property
     def palette(self) -> np.ndarray:
@@ -185,7 +204,7 @@ class LabelSchema:
             for value, target in sorted(table.items()):
                 by_name.setdefault(self.names[target], []).append(value)
             plain["sources"][source] = by_name
-        plain["labels"] = [asdict(label) | {"colour": list(label.colour)} for label in self.labels]
+        plain["labels"] = [label.to_dict() for label in self.labels]
         if self.container:
             plain["container"] = asdict(self.container) | {"sources": list(self.container.sources)}
         return plain
@@ -224,10 +243,8 @@ def unique_ids(array: np.ndarray) -> list[int]:
 
 
 def _build(data: Mapping[str, Any]) -> LabelSchema:
-    labels = tuple(
-        Label(**{**entry, "colour": tuple(entry["colour"])})
-        for entry in sorted(data["labels"], key=lambda entry: int(entry["id"]))
-    )
+    entries = sorted(data["labels"], key=lambda entry: int(entry["id"]))
+    labels = tuple(_label(entry) for entry in entries)
     ids = {"background": 0} | {label.name: label.id for label in labels}
     box = data.get("container")
     return LabelSchema(
@@ -245,6 +262,14 @@ def _build(data: Mapping[str, Any]) -> LabelSchema:
         ),
         intensity_order=tuple(data.get("intensity_order") or ()),
     )
+
+
+def _label(entry: Mapping[str, Any]) -> Label:
+    read: dict[str, Any] = {**entry, "colour": tuple(entry["colour"])}
+    read["aliases"] = tuple(str(alias) for alias in entry.get("aliases") or ())
+    code = entry.get("code")
+    read["code"] = None if code is None else Code(**{**code, "value": str(code["value"])})
+    return Label(**read)
 
 
 def _members(entry: list[str | int], ids: Mapping[str, int]) -> tuple[int, ...]:

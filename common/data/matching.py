@@ -18,13 +18,17 @@ _SPLITS = ("training", "validation")
 
 @dataclass(frozen=True)
 class Scan:
-    """One input pair: id, image file, label file, person, split."""
+    """One input pair: id, image and label (a file, or a DICOM folder), person, split.
+
+    `series` names one of several image series in a folder, by UID or modality.
+    """
 
     id: str
     image: Path
     label: Path
     person: str
     split: str
+    series: str | None = None
 
 
 def match_files(
@@ -36,8 +40,9 @@ def match_files(
     """Match images and masks by name.
 
     Args:
-        images: folder of images.
-        labels: folder of masks; may be the same one.
+        images: folder of images; or of DICOM folders, one per scan, or one such folder.
+        labels: folder of masks; may be the same one. For DICOM images: NIfTI masks, or an
+            RTSTRUCT or SEG per scan, in a file or folder of its id.
         image_pattern: file name with `{id}`, for example "{id}_T1.nii.gz". Without it: every
             volume, in a shared folder every one whose name does not end in a word like "labels"
             or "seg"; the ending that all names share (from its `_`, `-` or `.` on) is not part of
@@ -51,6 +56,8 @@ def match_files(
         MedpairError: for missing folders or files, and for files without a partner.
     """
     image_dir, label_dir = Path(images), Path(labels)
+    if holds_dicom(image_dir):
+        return _dicom_pairs(image_dir, label_dir)
     shared = image_dir.resolve() == label_dir.resolve()
     found = []
     for folder, pattern, is_label in (
@@ -79,6 +86,43 @@ def _volumes(folder: Path) -> list[Path]:
     if not files:
         raise MedpairError(f"{folder}: no {', '.join(SUFFIXES)} file in it; correct the path")
     return files
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Return whether a folder holds no volume files, but other files in it or one level below."""
+    if not folder.is_dir():
+        return False
+    files = [f for f in folder.iterdir() if not f.name.startswith(".")]
+    if any(f.name.lower().endswith(SUFFIXES) for f in files):
+        return False
+    inner = [f for d in files if d.is_dir() for f in d.rglob("*")]
+    return any(_may_be_dicom(f) for f in (*files, *inner))
+
+
+def _may_be_dicom(file: Path) -> bool:
+    if not file.is_file() or file.name.startswith("."):
+        return False
+    with file.open("rb") as opened:
+        return opened.read(132)[128:] == b"DICM"
+
+
+def _dicom_pairs(image_dir: Path, label_dir: Path) -> dict[str, tuple[Path, Path]]:
+    """Pair DICOM folders with their labels, by the names of the folders."""
+    alone = any(_may_be_dicom(f) for f in image_dir.iterdir())
+    folders = [image_dir] if alone else [d for d in sorted(image_dir.iterdir()) if d.is_dir()]
+    images = {d.resolve().name: d for d in folders if not d.name.startswith(".")}
+    if image_dir.resolve() == label_dir.resolve() or label_dir.is_file():
+        return {i: (d, d if label_dir.is_dir() else label_dir) for i, d in images.items()}
+    if not label_dir.is_dir():
+        raise MedpairError(f"{label_dir}: no such folder; correct the path")
+    if alone and any(_may_be_dicom(f) for f in label_dir.iterdir()):
+        return {i: (d, label_dir) for i, d in images.items()}
+    entries = [f for f in sorted(label_dir.iterdir()) if not f.name.startswith(".")]
+    volumes = [f for f in entries if f.name.lower().endswith(SUFFIXES)]
+    labels = (
+        _by_stem(volumes) if volumes else {f.stem if f.is_file() else f.name: f for f in entries}
+    )
+    return _paired(images, labels, image_dir, label_dir)
 
 
 def _by_pattern(files: list[Path], pattern: str) -> dict[str, Path]:
@@ -216,7 +260,11 @@ def split_persons(persons: Iterable[str], holdout: float, seed: int) -> dict[str
 
 
 def plan_scans(
-    files: Mapping[str, tuple[Path, Path]], persons: str | Path | None, holdout: float, seed: int
+    files: Mapping[str, tuple[Path, Path]],
+    persons: str | Path | None,
+    holdout: float,
+    seed: int,
+    series: str | None = None,
 ) -> tuple[Scan, ...]:
     """Join files, persons and splits; without a CSV every scan is a person of its own.
 
@@ -225,6 +273,7 @@ def plan_scans(
         persons: CSV for `read_persons`.
         holdout: share of persons kept back where the CSV names no split.
         seed: for that draw.
+        series: which image series of DICOM folders, by UID or modality.
 
     Returns:
         The scans, sorted by id.
@@ -235,6 +284,6 @@ def plan_scans(
     table = read_persons(persons, files) if persons else {i: (i, None) for i in files}
     drawn = split_persons((p for p, split in table.values() if split is None), holdout, seed)
     return tuple(
-        Scan(i, image, label, table[i][0], table[i][1] or drawn[table[i][0]])
+        Scan(i, image, label, table[i][0], table[i][1] or drawn[table[i][0]], series)
         for i, (image, label) in sorted(files.items())
     )

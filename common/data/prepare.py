@@ -12,16 +12,17 @@ from common.data.geometry import (
     same_place,
     to_ras,
 )
+from common.data.inputs import hash_of, image_geometry, is_dicom, read_image, read_mask
 from common.data.intensity import intensity_of
-from common.data.labels import LabelSchema, load_schema
+from common.data.labels import IDENTITY, LabelSchema, load_schema
 from common.data.matching import Scan, match_files, plan_scans
 from common.data.placing import Raw, Settings, lost_voxels, place
-from common.data.sources import find_source, integer_ids
+from common.data.sources import find_source
 from common.data.support import add_container
 from common.data.views import triple_to_dhw
 from common.errors import MedpairError
-from common.io.manifest import sha256, versions
-from common.io.nifti import read_geometry, read_volume
+from common.io.manifest import versions
+from common.io.nifti import Volume, read_geometry
 from common.io.usage import Usage
 from common.progress import Progress, silent
 
@@ -43,6 +44,7 @@ def prepare(
     image_pattern: str | None = None,
     label_pattern: str | None = None,
     in_plane: Sequence[int] | None = None,
+    series: str | None = None,
     progress: Progress | None = None,
 ) -> PairSet:
     """Prepare real scans: canonical orientation, resampling, crop or pad, normalised intensity.
@@ -51,8 +53,9 @@ def prepare(
     whole or not at all.
 
     Args:
-        images: folder of `.nii`, `.nii.gz` or `.mgz` images.
-        labels: folder of masks of the same geometry; may be the same folder.
+        images: folder of `.nii`, `.nii.gz` or `.mgz` images, or of DICOM folders, one per scan.
+        labels: folder of masks of the same geometry; may be the same folder. DICOM images may have
+            RTSTRUCT or SEG files, whose structures are known by the schema's aliases and codes.
         schema: name, file, or schema.
         out: the pair set's folder, new or begun with the same settings.
         spacing: voxel size in mm, one number or (D, H, W); None keeps each scan's.
@@ -69,6 +72,7 @@ def prepare(
         label_pattern: the same for masks.
         in_plane: resize each slice, or what `crop` leaves of it, to (H, W) pixels; the slices are
             kept, and their number. Not with `size`.
+        series: which of several image series in a DICOM folder, by UID or modality.
         progress: called with ("prepare", pairs done, pairs in all), first with 0 done.
 
     Returns:
@@ -79,7 +83,7 @@ def prepare(
     """
     schema = schema if isinstance(schema, LabelSchema) else load_schema(schema)
     files = match_files(images, labels, image_pattern, label_pattern)
-    scans = plan_scans(files, persons, holdout, seed)
+    scans = plan_scans(files, persons, holdout, seed, series)
     spacing_dhw = _spacing(spacing)
     _check_options(crop, size, in_plane)
     native = check_geometry(scans, schema)
@@ -90,7 +94,7 @@ def prepare(
         _size(size),
         crop,
         channel,
-        find_source([scan.label for scan in scans], schema, source),
+        _source(scans, schema, source),
         (int(in_plane[0]), int(in_plane[1])) if in_plane is not None else None,
     )
     shared = None if in_plane is not None else spacing_dhw or native
@@ -109,8 +113,8 @@ def _write_set(
     )
     progress("prepare", 0, len(scans))
     for done, scan in enumerate(scans, start=1):
-        inputs = {"image": scan.image.name, "image_sha256": sha256(scan.image)}
-        inputs |= {"label": scan.label.name, "label_sha256": sha256(scan.label)}
+        inputs = {"image": scan.image.name, "image_sha256": hash_of(scan.image)}
+        inputs |= {"label": scan.label.name, "label_sha256": hash_of(scan.label)}
         if pairset is None or not _is_done(pairset, scan, inputs):
             usage = Usage()
             pair, record = _prepare_scan(scan, s)
@@ -167,13 +171,8 @@ def read_scan(scan: Scan, s: Settings) -> Raw:
     Raises:
         MedpairError: for a damaged file, unknown ids, or a mask without any of the labels.
     """
-    volume = read_volume(scan.image, s.channel)
-    mask = read_volume(scan.label)
-    ids, warnings = integer_ids(mask.array, scan.label)
-    try:
-        label = s.schema.remap(ids, s.source)
-    except MedpairError as error:
-        raise MedpairError(f"{scan.label}: {error}") from error
+    volume = read_image(scan, s.channel)
+    label, warnings = read_mask(scan, volume, s.schema, s.source)
     named = (label > 0) & (label != (s.schema.container_id or 0))
     if not named.any():
         wanted = ", ".join(x.name for x in s.schema.labels if x.id != s.schema.container_id)
@@ -182,10 +181,22 @@ def read_scan(scan: Scan, s: Settings) -> Raw:
             "or choose another schema or source"
         )
     image, affine = to_ras(volume.array, volume.affine)
-    label, _ = to_ras(label, mask.affine)
+    label, _ = to_ras(label, _mask_affine(scan, volume))
     stored = {"shape": list(volume.array.shape), "affine": volume.affine.tolist()}
     full = add_container(label, image, s.schema, s.source)
-    return Raw(image, full, affine, stored, (*volume.warnings, *mask.warnings, *warnings))
+    return Raw(image, full, affine, stored, (*volume.warnings, *warnings))
+
+
+def _mask_affine(scan: Scan, image: Volume) -> np.ndarray:
+    """The affine whose axis order the mask of a scan has."""
+    dicom = is_dicom(scan.image) or is_dicom(scan.label)
+    return image.affine if dicom else read_geometry(scan.label)[1]
+
+
+def _source(scans: Sequence[Scan], schema: LabelSchema, source: str | None) -> str:
+    """Whose ids the masks hold; DICOM structures have names instead."""
+    files = [scan.label for scan in scans if not is_dicom(scan.label)]
+    return find_source(files, schema, source) if files else IDENTITY
 
 
 def _losses(before: np.ndarray, after: np.ndarray, grid: Grid, schema: LabelSchema) -> list[str]:
@@ -206,8 +217,11 @@ def check_geometry(scans: Sequence[Scan], schema: LabelSchema) -> Spacing | None
     """
     spacings = []
     for scan in scans:
-        shape, affine = _ras_header(scan.image)
-        label_shape, label_affine = _ras_header(scan.label)
+        shape, affine = _ras_header(*image_geometry(scan))
+        if is_dicom(scan.image) or is_dicom(scan.label):
+            label_shape, label_affine = shape, affine  # compared when they are read
+        else:
+            label_shape, label_affine = _ras_header(*read_geometry(scan.label))
         if shape != label_shape:
             raise MedpairError(
                 f"{scan.label}: shape {label_shape} in RAS, wanted {shape} as {scan.image.name}; "
@@ -224,8 +238,9 @@ def check_geometry(scans: Sequence[Scan], schema: LabelSchema) -> Spacing | None
     return (float(spacings[0][0]), float(spacings[0][1]), float(spacings[0][2])) if same else None
 
 
-def _ras_header(path: Path) -> tuple[tuple[int, int, int], np.ndarray]:
-    shape, affine = read_geometry(path)
+def _ras_header(
+    shape: tuple[int, ...], affine: np.ndarray
+) -> tuple[tuple[int, int, int], np.ndarray]:
     voxels, affine = to_ras(np.broadcast_to(np.uint8(0), shape[:3]), affine)
     return (voxels.shape[0], voxels.shape[1], voxels.shape[2]), affine
 

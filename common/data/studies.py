@@ -70,12 +70,14 @@ class Study:
         image_DHW: float32, about [0, 1]; None where there is none.
         label_DHW: uint8 schema ids; None where there is none.
         outside: voxels of the body that the network's grid leaves out.
+        source: whose ids the mask was read by; None where there is none.
     """
 
     place: Place
     image_DHW: Image | None = None
     label_DHW: LabelMap | None = None
     outside: int = 0
+    source: str | None = None
 
     @property
     def size(self) -> Size:
@@ -91,15 +93,22 @@ class NetworkGrid:
         schema: name of the label schema, or its YAML file.
         spacing: voxel size (D, H, W) in mm that the network was trained at.
         size: voxels (D, H, W) around the middle of the body; None takes as many as it needs.
+        source: whose ids masks hold (`schema.sources`, or "schema"); None takes the schema's own
+            where they fit, or else the one source that explains a mask.
 
     Raises:
-        MedpairError: for an unknown schema.
+        MedpairError: for an unknown schema or source.
     """
 
     def __init__(
-        self, schema: str, spacing: Sequence[float], size: Sequence[int] | None = None
+        self,
+        schema: str,
+        spacing: Sequence[float],
+        size: Sequence[int] | None = None,
+        source: str | None = None,
     ) -> None:
-        self.schema = load_schema(schema)
+        self.schema, self.source = load_schema(schema), source
+        self.schema.source_map(source)
         d, h, w = (float(v) for v in spacing)
         depth, height, width = size or (0, 0, 0)
         self.settings = Settings(
@@ -128,14 +137,14 @@ class NetworkGrid:
         """Return a mask in schema ids, its container added where it lacks one.
 
         Args:
-            label: (X, Y, Z), ids of the schema; where they are none, of its one source that
-                explains them.
+            label: (X, Y, Z), ids as the grid's source says.
             affine: voxel index to mm, RAS+.
 
         Raises:
             MedpairError: for ids that no source explains, or an empty mask.
         """
-        label_ras, affine_ras = to_ras(self._ids(label), affine)
+        known, source = self._ids(label)
+        label_ras, affine_ras = to_ras(known, affine)
         ids = add_container(np.ascontiguousarray(label_ras), None, self.schema)
         raw = Raw(np.zeros(ids.shape, np.float32), ids, affine_ras, {}, ())
         grid = plan(raw, self.settings)
@@ -144,40 +153,48 @@ class NetworkGrid:
             None,
             place_labels(ids, grid, self.schema),
             lost_voxels(ids, grid),
+            source,
         )
 
     def pair(self, image: Array, label: Array, affine: Array) -> Study:
         """Return a scan and its mask; arguments and errors as for `scan` and `mask`."""
-        return self._placed(self._raw(image, self._ids(label), affine), affine)
+        ids, source = self._ids(label)
+        return replace(self._placed(self._raw(image, ids, affine), affine), source=source)
 
     def space(self, image: Array, affine: Array) -> Study:
         """Return the network's grid in the place of a study, whose voxels tell no more than that.
 
         Args:
-            image: (X, Y, Z); where voxels are not 0, their middle is the grid's.
+            image: (X, Y, Z); the middle of the body in it, or of what is not 0, is the grid's.
             affine: voxel index to mm, RAS+.
         """
-        grid = plan(self._raw(image, None, affine), self.settings)
-        return Study(self._blank(grid, affine))
+        raw = self._raw(image, None, affine)
+        grid = plan(raw, self.settings)
+        return Study(self._blank(grid, affine), outside=lost_voxels(raw.label, grid))
 
-    def _ids(self, label: Array) -> LabelMap:
+    def _ids(self, label: Array) -> tuple[LabelMap, str]:
         values, _ = integer_ids(label, "study")
-        readings = self.schema.readings(set(unique_ids(values)))
-        # viewers mostly send back what we made: the schema's own ids go first
-        if IDENTITY not in readings and len(set(readings.values())) != 1:
-            fit = " and ".join(readings) or "no source"
-            raise MedpairError(
-                f"study: ids {unique_ids(values)[:12]} fit {fit} of schema {self.schema.name}, "
-                "wanted one; give the mask in the schema's own ids"
-            )
-        source = IDENTITY if IDENTITY in readings else next(iter(readings))
+        source = self.source or self._reading(unique_ids(values))
         ids: LabelMap = self.schema.remap(values, source)
         if not ids.any():
             raise MedpairError(
                 f"study: empty mask, wanted some of {', '.join(self.schema.names[1:])}; "
                 "choose a study that is a mask"
             )
-        return ids
+        return ids, source
+
+    def _reading(self, values: Sequence[int]) -> str:
+        readings = self.schema.readings(set(values))
+        # viewers mostly send back what we made
+        if IDENTITY in readings:
+            return IDENTITY
+        if len(set(readings.values())) != 1:
+            fit = " and ".join(readings) or "no source"
+            raise MedpairError(
+                f"study: ids {list(values[:12])} fit {fit} of schema {self.schema.name}, wanted "
+                "one; give the mask in the schema's own ids"
+            )
+        return next(iter(readings))
 
     def _raw(self, image: Array, ids: LabelMap | None, affine: Array) -> Raw:
         image_ras, affine_ras = to_ras(np.asarray(image, dtype=np.float32), affine)

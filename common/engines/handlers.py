@@ -77,7 +77,8 @@ class WarmupCosine:
 
     def factor(self, iteration: int) -> float:
         """Return the learning rate over its peak before iteration number ``iteration`` >= 1."""
-        done = min(1.0, iteration / max(1, self.max_iterations or 1))
+        assert self.max_iterations is not None  # the trainer's, from its first iteration on
+        done = min(1.0, iteration / max(1, self.max_iterations))
         cosine = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
         return min(1.0, iteration / self.warmup) * cosine
 

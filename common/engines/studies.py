@@ -41,9 +41,10 @@ class StudyToGrid(Transform):
         spacing: voxel size (D, H, W) in mm that they were trained at.
         size: voxels (D, H, W) around the middle of the body; None takes as many as it needs.
         schema_file: the schema's YAML file; None for one that ships.
+        source: whose ids masks hold, see `NetworkGrid`.
 
     Raises:
-        MedpairError: for an unknown reading or schema.
+        MedpairError: for an unknown reading, schema or source.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class StudyToGrid(Transform):
         spacing: Sequence[float],
         size: Sequence[int] | None = None,
         schema_file: str | None = None,
+        source: str | None = None,
     ) -> None:
         if reads not in READINGS:
             raise MedpairError(f"reads: {reads!r}, wanted one of {', '.join(READINGS)}")
-        self.reads, self.grid = reads, NetworkGrid(schema_file or schema, spacing, size)
+        self.reads, self.grid = reads, NetworkGrid(schema_file or schema, spacing, size, source)
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
         """Return the item with its study on the network's grid.
@@ -73,6 +75,8 @@ class StudyToGrid(Transform):
             )
         study = self._study(array, affine)
         notes: dict[str, Any] = {"taken_as": self.reads}
+        if study.source is not None:
+            notes["ids_of"] = study.source
         if study.outside:
             notes["voxels_outside_the_grid"] = study.outside
         if self.reads == "refine":
@@ -151,4 +155,8 @@ def _volume(image: Any) -> tuple[np.ndarray, np.ndarray]:
         raise MedpairError(f"study: {type(image).__name__}, wanted a loaded volume; name an image")
     affine = image.meta.get("original_affine")
     found = image.affine if affine is None else affine
-    return image.as_tensor().cpu().numpy(), np.asarray(found, dtype=np.float64)
+    array = image.as_tensor().cpu().numpy()
+    if not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise MedpairError(f"study: {bad} voxels are NaN or infinite, wanted none; replace them")
+    return array, np.asarray(found, dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,17 @@ def load_weights(
     return network.to(device).eval()
 
 
+def keep_weights(path: Path) -> None:
+    """Copy a weight file and its card to ``<stem>_before``, where there is none yet."""
+    kept = path.with_name(f"{path.stem}_before.pt")
+    if path.is_file() and not kept.exists():
+        card = path.with_suffix(".json")
+        if card.is_file():
+            shutil.copy(card, kept.with_suffix(".json"))
+        with atomic_path(kept) as temporary:
+            shutil.copy(path, temporary)
+
+
 class ExportWeights:
     """Write the weights and their card when a training completes.
 
@@ -93,10 +105,13 @@ class ExportWeights:
         network: what is written, usually the averaged network.
         path: the ``.pt`` file; None writes nothing.
         card: entries of the card; the iteration is added.
+        keep: weights that lie at the path are kept as ``<stem>_before.pt``, unless others are.
     """
 
-    def __init__(self, network: nn.Module, path: str | None, card: Mapping[str, Any]) -> None:
-        self.network, self.card = network, dict(card)
+    def __init__(
+        self, network: nn.Module, path: str | None, card: Mapping[str, Any], keep: bool = False
+    ) -> None:
+        self.network, self.card, self.keep = network, dict(card), keep
         self.path = None if path is None else Path(path)
 
     def attach(self, engine: Engine) -> None:
@@ -105,5 +120,7 @@ class ExportWeights:
 
     def _write(self, engine: Engine) -> None:
         if self.path is not None:
+            if self.keep:
+                keep_weights(self.path)
             card = self.card | {"iterations": engine.state.iteration}
             save_weights(self.network, self.path, card)

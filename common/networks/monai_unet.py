@@ -5,7 +5,7 @@ N slices, S scalars, H, W slice size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +27,7 @@ class MonaiUNet(nn.Module):
         channels: per level, finest first, multiples of ``norm_num_groups``.
         num_scalars: S, each a token of the context; 0 for a network without context.
         width: of the context.
-        **options: further arguments of MONAI's class, such as ``attention_levels``,
+        options: further arguments of MONAI's class, such as ``attention_levels``,
             ``num_res_blocks``, ``num_head_channels``, ``norm_num_groups``.
 
     Raises:
@@ -43,7 +43,7 @@ class MonaiUNet(nn.Module):
         channels: Sequence[int],
         num_scalars: int = 0,
         width: int = 128,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.width, self.num_scalars = width, num_scalars
@@ -54,8 +54,7 @@ class MonaiUNet(nn.Module):
             in_channels=channels_in,
             out_channels=channels_out,
             channels=tuple(channels),
-            **context,
-            **options,
+            **{**dict(options or {}), **context},
         )
 
     def forward(self, x_NCHW: Tensor, timesteps_N: Tensor, scalars_NS: Tensor) -> Tensor:
@@ -68,6 +67,29 @@ class MonaiUNet(nn.Module):
         return out
 
 
+def check_network(network: str, options: Mapping[str, Any] | None, **own: bool) -> None:
+    """Refuse what one of two networks does not know.
+
+    Args:
+        network: "own" or "monai".
+        options: for MONAI's.
+        **own: by name, whether an option of our own network is set.
+
+    Raises:
+        MedpairError: for another network, options of MONAI's for our own, or the other way round.
+    """
+    if network not in ("own", "monai") or (network == "own" and options):
+        raise MedpairError(
+            f"network is {network!r} with {dict(options or {})}; use 'own', or 'monai' with its "
+            "options"
+        )
+    unknown = [name for name, given in own.items() if given]
+    if network == "monai" and unknown:
+        raise MedpairError(
+            f"network is 'monai' with {', '.join(unknown)}, which it does not know; leave them out"
+        )
+
+
 def built(network: type[N], **options: Any) -> N:
     """Return a network of MONAI.
 
@@ -76,7 +98,7 @@ def built(network: type[N], **options: Any) -> N:
     """
     try:
         return network(**options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise MedpairError(
             f"{network.__name__}: {options} makes no network ({reason}); correct network_def"

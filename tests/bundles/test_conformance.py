@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 from torch import Tensor, nn
 
@@ -119,6 +120,22 @@ def test_the_weights_export_to_torchscript(name: str, tmp_path: Path, one_thread
 def test_inference_has_the_properties_that_monai_asks_for(name: str, tmp_path: Path) -> None:
     changes = {"device": "cpu", "output_dir": str(tmp_path)}
     assert not open_workflow(name, "inference", "tiny", changes).check_properties()
+
+
+@pytest.mark.parametrize("pipeline", ["medgen3d", "gem3d"])
+def test_viewers_get_the_grid_of_the_preset(pipeline: str) -> None:
+    """What a study is resampled to is what the preset's weights are trained at."""
+    content = yaml.safe_load((bundles_dir() / f"{pipeline}.yaml").read_text(encoding="utf-8"))
+    names = (
+        ("mcdpm_mask", "vid2vid_image", "sdm_refiner")
+        if pipeline == "medgen3d"
+        else ("gem3d_volume",)
+    )
+    for preset, geometry in content["presets"].items():
+        for name in names:
+            parser = open_workflow(name, "inference", preset, {"device": "cpu"}).parser
+            for key, wanted in (("volume_size", "size"), ("spacing", "spacing")):
+                assert parser.get_parsed_content(key) == geometry[wanted], (name, preset, key)
 
 
 def shipped(name: str) -> nn.Module:

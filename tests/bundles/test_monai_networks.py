@@ -118,6 +118,10 @@ def test_positions_reach_monais_networks() -> None:
             lambda: MaskDenoiser(6, 4, [8, 16], slice_mode="2p1d", network="monai"),
             "use slice_mode channels",
         ),
+        (
+            lambda: MaskDenoiser(6, 4, [8, 16], unshuffle=2, network="monai", options=OPTIONS),
+            "with unshuffle, which it does not know",
+        ),
         (lambda: SliceGenerator(3, network="theirs"), "network is 'theirs'"),
         (lambda: ViewDenoisers(6, network="theirs"), "network is 'theirs'"),
         (lambda: ViewDenoisers(6, network="monai", channels=[10]), "makes no network"),

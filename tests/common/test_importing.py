@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from common.cli import app
+from common.data.datasets import Arrays
+from common.data.labels import load_schema
 from common.errors import MedpairError
 from common.importing import import_weights
 from common.networks.generative import core_weights
@@ -271,15 +274,26 @@ def test_the_spread_of_latents_comes_from_scans(tmp_path: Path) -> None:
     [
         ({"bundle": "vid2vid_image"}, "bundle: 'vid2vid_image', wanted one of mcdpm_mask"),
         ({"bundle": "gem3d_volume"}, "--part: None, wanted autoencoder or slice_generator"),
-        ({"overrides": {}}, "mcdpm_mask|lacks|shape"),
+        ({"overrides": {}}, "old.pt: lacks .* entries of DiffusionModelUNet"),
+        (
+            {"overrides": MCDPM | {"network_def::chanels": [16, 32]}},
+            "network_def makes no network .*chanels",
+        ),
+        (
+            {"overrides": MCDPM | {"network_def::options": {"num_head_channels": 128}}},
+            "makes no network",
+        ),
+        ({"preset": "monia"}, "--preset: mcdpm_mask has no preset 'monia'"),
+        ({"scale_factor": 0.5}, "mcdpm_mask has no latents"),
+        ({"data": PHANTOMS}, "mcdpm_mask has no latents"),
         (
             {"overrides": MCDPM | {"network_def::channels": [16, 48]}},
             r"has shape \(\d+.*the preset's network",
         ),
-        ({"preset": "tiny", "overrides": {}}, "holds 0 networks of MONAI"),
+        ({"preset": "small", "overrides": {}}, "holds 0 networks of MONAI"),
         (
             {"bundle": "gem3d_volume", "part": "slice_generator", "overrides": SLICES},
-            "lacks|shape|holds unknown",
+            "has shape .* the preset's network",
         ),
         ({"source": "none.pt"}, "none.pt: no such file"),
     ],
@@ -316,6 +330,58 @@ def test_latents_want_their_scale(tmp_path: Path) -> None:
             overrides=SLICES, data=PHANTOMS,
         )  # fmt: skip
     assert not (tmp_path / "new.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"scale_factor": 1e9}, "--scale-factor: 1000000000.0, wanted 0.001..1000"),
+        ({"scale_factor": -1.0}, "--scale-factor: -1.0"),
+        ({"scale_factor": 1.0, "data": PHANTOMS}, "both tell the spread"),
+    ],
+)
+def test_spreads_that_cannot_be_say_so(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    torch.save(core("autoencoder").state_dict(), tmp_path / "old.pt")
+    with pytest.raises(MedpairError, match=says):
+        import_weights(
+            tmp_path / "old.pt", "gem3d_volume", tmp_path / "new.pt", part="autoencoder",
+            overrides=ENCODER, **change,
+        )  # fmt: skip
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_slices_of_several_sizes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mixed(*_: Any) -> Arrays:
+        volumes = [np.zeros((4, 8, n), np.float32) for n in (8, 12)]
+        return Arrays(("a", "b"), volumes, [], load_schema("brain4"))
+
+    monkeypatch.setattr("common.importing.load_arrays", mixed)
+    torch.save(core("autoencoder").state_dict(), tmp_path / "old.pt")
+    with pytest.raises(MedpairError, match="slices of 2 sizes"):
+        import_weights(
+            tmp_path / "old.pt", "gem3d_volume", tmp_path / "new.pt", part="autoencoder",
+            overrides=ENCODER, data="set",
+        )  # fmt: skip
+
+
+def test_numbers_that_fp16_cannot_store_are_refused(tmp_path: Path) -> None:
+    state = core("mcdpm").state_dict()
+    state["conv_in.conv.weight"][0, 0, 0, 0] = 1e6
+    torch.save(state, tmp_path / "old.pt")
+    with pytest.raises(MedpairError, match="numbers beyond 65504"):
+        import_weights(tmp_path / "old.pt", "mcdpm_mask", tmp_path / "new.pt", overrides=MCDPM)
+
+
+def test_the_part_chooses_its_weights(tmp_path: Path) -> None:
+    both = {"unet": core("slices").state_dict(), "autoencoder": core("autoencoder").state_dict()}
+    torch.save(both, tmp_path / "old.pt")
+    for part, overlay in (("slice_generator", SLICES), ("autoencoder", ENCODER)):
+        import_weights(
+            tmp_path / "old.pt", "gem3d_volume", tmp_path / f"{part}.pt", part=part,
+            overrides=overlay, scale_factor=1.0,
+        )  # fmt: skip
 
 
 def test_the_command(tmp_path: Path) -> None:

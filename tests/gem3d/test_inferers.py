@@ -127,6 +127,8 @@ def test_without_slices_the_inferer_generates_them(make: Any) -> None:
     assert torch.equal(made[:, 0], expected)
     with pytest.raises(MedpairError, match="the weights hold no slice generator"):
         VolumeInferer(generator)(label.float(), network)
+    with pytest.raises(MedpairError, match="one without the other"):
+        VolumeInferer(generator, 4, source)(label.float(), network, torch.zeros(1, *SIZE[1:]))
 
 
 def test_masks_with_fractions_are_refused(make: Any) -> None:

@@ -72,9 +72,21 @@ def test_files_that_do_not_fit_each_other_are_named(tmp_path: Path) -> None:
         load_files(items, "brain4", SPACING)
 
 
+def test_masks_hold_the_ids_of_the_schema(tmp_path: Path) -> None:
+    """Two files of one training are never read by different sources."""
+    items = write(tmp_path)
+    label = nib.load(items[1]["label"])
+    ids = np.where(np.asanyarray(label.dataobj) == 1, 42, np.asanyarray(label.dataobj))
+    nib.save(nib.Nifti1Image(ids.astype(np.int16), label.affine), items[1]["label"])
+    with pytest.raises(MedpairError, match=r"label1.nii.gz: .*ids 42 are outside schema"):
+        load_files(items, "brain4", SPACING)
+    with pytest.raises(MedpairError, match="spacing: none"):
+        load_files(write(tmp_path), "brain4", None)
+
+
 def test_no_labelled_scan_is_one_line() -> None:
     with pytest.raises(MedpairError, match="0 labelled scans"):
-        ScanBatches(Scans([], "brain4", 6), 2)
+        ScanBatches(Scans([], "brain4", 6, SPACING), 2)
 
 
 def test_the_config_trains_on_files_from_the_weights_in_use(tmp_path: Path) -> None:
@@ -103,5 +115,6 @@ def test_the_config_trains_on_files_from_the_weights_in_use(tmp_path: Path) -> N
     card = json.loads((root / "models" / "model.json").read_text())
     assert card["iterations"] == LEAST
     assert (root / "models" / "model.pt").read_bytes() != old
+    assert (root / "models" / "model_before.pt").read_bytes() == old  # not those between
     (row,) = (root / "eval" / "val_log.jsonl").read_text().splitlines()
     assert json.loads(row)["mean_dice"] > 0

@@ -159,15 +159,18 @@ class VolumeInferer(Inferer):
             inputs: masks (V, 1, D, H, W), whole numbers.
             network: all parts, with their weights.
             slices: informed slices (V, H, W) in [-1, 1]; None generates them.
-            index: slices that they stand for.
+            index: slices that they stand for; given with ``slices``.
             number: number of each volume, which keys its noise; default 0, 1, ...
             impose: whether each slice is kept as it is; default no.
 
         Raises:
-            MedpairError: where no slices are given and the weights hold no slice generator.
+            MedpairError: where no slices are given and the weights hold no slice generator, or
+                slices without index.
         """
         label = whole_numbers(inputs[:, 0])
         numbers = list(range(len(label))) if number is None else [int(n) for n in number]
+        if (slices is None) != (index is None):
+            raise MedpairError("slices and index: one without the other; give both, or neither")
         if slices is None or index is None:
             informed = self._generated(label, network, numbers)
         else:

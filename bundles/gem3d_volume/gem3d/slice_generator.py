@@ -23,9 +23,8 @@ from common.diffusion.schedules import (
 )
 from common.engines.batches import Batch, iteration_generator
 from common.engines.inferers import AutocastInferer
-from common.errors import MedpairError
 from common.networks.embedding import ConditionEmbedding, sinusoid
-from common.networks.monai_unet import MonaiUNet
+from common.networks.monai_unet import MonaiUNet, check_network
 from common.networks.unet import UNet
 from gem3d.windows import LatentVolumes
 
@@ -68,10 +67,7 @@ class SliceGenerator(nn.Module):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if network not in ("own", "monai") or (network == "own" and options):
-            raise MedpairError(
-                f"network is {network!r} with {options}; use 'own', or 'monai' with its options"
-            )
+        check_network(network, options, dropout=dropout != 0, checkpointing=checkpointing)
         self.latent_channels, self.position_width = latent_channels, position_width
         self.register_buffer("latent_std", torch.ones(latent_channels))
         self.unet: nn.Module
@@ -82,8 +78,11 @@ class SliceGenerator(nn.Module):
                 channels,
                 1,
                 position_width,
-                num_res_blocks=num_res_blocks,
-                **{"attention_levels": [True] * len(channels), **(options or {})},
+                {
+                    "num_res_blocks": num_res_blocks,
+                    "attention_levels": [True] * len(channels),
+                    **(options or {}),
+                },
             )
             return
         self.embed = ConditionEmbedding(embedding // 2, embedding)

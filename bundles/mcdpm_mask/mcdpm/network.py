@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import MedpairError
 from common.networks.embedding import ConditionEmbedding
-from common.networks.monai_unet import MonaiUNet
+from common.networks.monai_unet import MonaiUNet, check_network
 from common.networks.single import LAST_STEP, SingleInput
 from common.networks.unet import UNet
 
@@ -59,10 +59,7 @@ class MaskDenoiser(SingleInput):
             raise MedpairError(f"slice_mode is {slice_mode!r}; use 'channels' or '2p1d'")
         if position not in ("absolute", "first_slice") and (network, position) != ("monai", "none"):
             raise MedpairError(f"position is {position!r}; use 'absolute' or 'first_slice'")
-        if network not in ("own", "monai") or (network == "own" and options):
-            raise MedpairError(
-                f"network is {network!r} with {options}; use 'own', or 'monai' with its options"
-            )
+        check_network(network, options, unshuffle=unshuffle != 1, dropout=dropout != 0)
         self.code_channels, self.window = code_channels, window
         self.slice_mode, self.position = slice_mode, position
         folded = window if slice_mode == "channels" else 1
@@ -99,9 +96,11 @@ class MaskDenoiser(SingleInput):
             self.window * self.code_channels,
             channels,
             {"none": 0, "first_slice": 1, "absolute": 2}[self.position],
-            num_res_blocks=num_res_blocks,
-            attention_levels=attention_levels or [False] * len(channels),
-            **options,
+            options={
+                "num_res_blocks": num_res_blocks,
+                "attention_levels": attention_levels or [False] * len(channels),
+                **options,
+            },
         )
 
     @property

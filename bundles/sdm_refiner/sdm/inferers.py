@@ -67,6 +67,17 @@ class VolumeRefiner(Inferer):
         Raises:
             MedpairError: if image and mask do not fit each other, the network or the settings.
         """
+        return self.refined(inputs, network, before, number, self.how)
+
+    def refined(
+        self,
+        inputs: Tensor,
+        network: ViewDenoisers,
+        before: Tensor | None,
+        number: Tensor | Sequence[int] | None,
+        how: Refinement,
+    ) -> Tensor:
+        """Return what `__call__` returns, with other settings."""
         label = whole_numbers(inputs[:, 0] if inputs.ndim == 5 else inputs)
         check_labels(label, network.num_classes)
         self._check(label, before, network)
@@ -76,7 +87,7 @@ class VolumeRefiner(Inferer):
             network,
             pad_to_multiple(label, network.stride, 0),
             None if image is None else pad_to_multiple(image, network.stride, BACKGROUND),
-            self.how,
+            how,
             spacing=self.spacing,
             seed=self.seed,
             volumes=list(numbers),
@@ -102,19 +113,6 @@ class VolumeRefiner(Inferer):
 
 class StudyRefiner(VolumeRefiner):
     """The same where a study is all there is, as in MONAI Label; arguments as for VolumeRefiner."""
-
-    def __init__(
-        self,
-        how: Refinement,
-        slice_axis: str,
-        spacing: Sequence[float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(how, slice_axis, spacing, seed)
-        # guidance 0 is the prediction without a mask, whatever stands in it
-        self.without_mask = VolumeRefiner(
-            replace(how, guidance_scale=0.0), slice_axis, spacing, seed
-        )
 
     def __call__(
         self,
@@ -143,7 +141,9 @@ class StudyRefiner(VolumeRefiner):
         image, mask = inputs[:, : network.image_channels], inputs[:, network.image_channels :]
         if mask.shape[1]:
             return super().__call__(mask, network, image, number)
-        return self.without_mask(torch.zeros_like(image[:, :1]), network, image, number)
+        # guidance 0 is the prediction without a mask, whatever stands in it
+        how = replace(self.how, guidance_scale=0.0)
+        return self.refined(torch.zeros_like(image[:, :1]), network, image, number, how)
 
 
 def check_start(how: Refinement) -> None:

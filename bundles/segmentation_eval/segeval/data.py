@@ -41,7 +41,7 @@ class Scans(torch.utils.data.Dataset[dict[str, Any]]):
         data: Arrays | Files,
         schema: str,
         num_classes: int,
-        spacing: Sequence[float] = (4.0, 4.0, 4.0),
+        spacing: Sequence[float] | None = None,
     ) -> None:
         data = load_files(data, schema, spacing)
         if data.schema.name != schema or data.schema.num_classes != num_classes:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.data.datasets import Arrays
 from common.data.geometry import same_place
+from common.data.labels import IDENTITY
 from common.data.studies import NetworkGrid
 from common.engines.batches import epoch_length
 from common.errors import MedpairError
@@ -25,13 +26,13 @@ def resumes(data: Arrays | Files) -> bool:
     return isinstance(data, Arrays)
 
 
-def load_files(data: Arrays | Files, schema: str, spacing: Sequence[float]) -> Arrays:
+def load_files(data: Arrays | Files, schema: str, spacing: Sequence[float] | None) -> Arrays:
     """Return training data in memory; files are prepared as `medpair prepare` does.
 
     Args:
         data: pairs in memory, which are returned, or files of images with their masks.
-        schema: name of the label schema, whose ids the masks use.
-        spacing: voxel size (D, H, W) in mm to train at.
+        schema: name of the label schema, whose own ids the masks hold: MONAI Label's do.
+        spacing: voxel size (D, H, W) in mm to train at; files want one.
 
     Raises:
         MedpairError: for files that are missing or damaged, or masks that do not fit their image
@@ -39,7 +40,9 @@ def load_files(data: Arrays | Files, schema: str, spacing: Sequence[float]) -> A
     """
     if isinstance(data, Arrays):
         return data
-    grid = NetworkGrid(schema, spacing)
+    if spacing is None:
+        raise MedpairError("spacing: none, wanted mm along D, H, W for files; set it")
+    grid = NetworkGrid(schema, spacing, source=IDENTITY)
     ids, images, labels = [], [], []
     for item in data:
         image, label = read_volume(item["image"]), read_volume(item["label"])
@@ -79,6 +82,7 @@ def updates_per_epoch(data: Arrays | Files, max_iterations: int, batch_size: int
 def published(data: Arrays | Files, bundle_root: str) -> str | None:
     """Return the weight file that a bundle in a viewer uses, None for training on a pair set.
 
-    Who trains in MONAI Label expects the next mask from what was trained.
+    Who trains in MONAI Label expects the next mask from what was trained. What lay there first is
+    kept beside it, see `common.engines.weights.ExportWeights`.
     """
     return None if isinstance(data, Arrays) else str(Path(bundle_root) / "models" / "model.pt")

@@ -54,7 +54,8 @@ def prepare(
 
     Args:
         label: virtual environment with MONAI Label.
-        app: folder to write; bundles that lie there already are kept, with what they were taught.
+        app: folder to write; bundles that lie there already are kept, with what they were taught,
+            and of the version that they are.
         studies: folder of studies.
         port: on 127.0.0.1.
         chosen: bundles; None takes all.
@@ -89,9 +90,10 @@ def prepare(
             check=False,
         )
         if made.returncode:
-            raise ValueError(f"--label: {label} does not run MONAI Label: {made.stderr[-200:]}")
+            last = (made.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise ValueError(f"--label: {label} does not run MONAI Label ({last}); make it again")
     for name in names:
-        if not (home / "model" / name).is_dir():
+        if not (home / "model" / name / "configs" / "metadata.json").is_file():
             unpack(name, home / "model")
     return [
         *(str(python), "-m", "monailabel.main", "start_server"),
@@ -106,12 +108,13 @@ def unpack(name: str, folder: Path) -> None:
     """Pack a bundle and unpack it below a folder."""
     from common.pack import pack
 
-    with tempfile.TemporaryDirectory() as scratch:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacking-") as scratch:
         (path,) = pack(name, scratch)
         with zipfile.ZipFile(path) as archive:
             archive.extractall(Path(scratch) / "unpacked")
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.move(str(Path(scratch) / "unpacked" / name), folder / name)
+        shutil.rmtree(folder / name, ignore_errors=True)  # what a killed start left
+        (Path(scratch) / "unpacked" / name).rename(folder / name)  # whole or not at all
 
 
 def python_of(label: Path) -> Path:

@@ -155,6 +155,29 @@ def test_what_is_no_mask_is_refused(array: np.ndarray, says: str) -> None:
         grid().mask(array, np.eye(4))
 
 
+def test_whose_ids_a_mask_holds_is_told_or_given() -> None:
+    """SegTHOR's 1..4 are thorax7's too: the schema's own go first, unless the source is named."""
+    label = np.ones((30, 30, 30), np.uint8)
+    label[8:20, 8:20, 8:20] = 2
+    spacing = (4.0, 4.0, 4.0)
+    own = NetworkGrid("thorax7", spacing).mask(label, np.eye(4) * 4)
+    named = NetworkGrid("thorax7", spacing, source="segthor").mask(label, np.eye(4) * 4)
+    assert (own.source, named.source) == ("schema", "segthor")
+    assert own.label_DHW is not None
+    assert named.label_DHW is not None
+    assert set(np.unique(own.label_DHW)) == {1, 2}  # lungs
+    assert set(np.unique(named.label_DHW)) == {4, 5}  # esophagus and heart
+    with pytest.raises(MedpairError, match="no source 'nobody'"):
+        NetworkGrid("thorax7", spacing, source="nobody")
+
+
+def test_the_space_of_a_study_says_what_it_leaves_out(
+    head: tuple[np.ndarray, np.ndarray],
+) -> None:
+    small = NetworkGrid("brain4", (4.0, 4.0, 4.0), (16, 16, 16))
+    assert small.space(head[0], OBLIQUE).outside == small.scan(head[0], OBLIQUE).outside > 0
+
+
 def test_a_scan_without_contrast_is_refused() -> None:
     with pytest.raises(MedpairError, match="contrast"):
         grid().scan(np.zeros((9, 9, 9)), np.eye(4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     loaded = {}
     for name, array in arrays.items():
         nib.save(nib.Nifti1Image(array, affine), folder / f"{name}.nii.gz")
-        volume = LoadImage(ensure_channel_first=True)(folder / f"{name}.nii.gz")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")  # wherever pydicom is
+            volume = LoadImage(ensure_channel_first=True)(folder / f"{name}.nii.gz")
         loaded[name] = {"image": volume, "image_path": str(Path(folder) / name)}
     return loaded
 
@@ -56,6 +59,7 @@ def test_a_scan_comes_in_0_to_1(studies: dict[str, dict[str, Any]]) -> None:
 def test_a_mask_comes_in_schema_ids_and_goes_back(studies: dict[str, dict[str, Any]]) -> None:
     item = onto("mask")(studies["mask"])
     assert set(item["image"].unique().tolist()) == {0, 1, 2, 3, 4, 5}
+    assert item["result"] == {"taken_as": "mask", "ids_of": "schema"}
     for kind, made in (
         ("labels", item["image"]),
         ("logits", torch.nn.functional.one_hot(item["image"][0].long(), 6).permute(3, 0, 1, 2)),
@@ -102,6 +106,13 @@ def test_the_wrong_study_is_one_line(
     with pytest.raises(MedpairError, match=says) as caught:
         onto(reads)(studies[study])
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_are_none_are_refused(studies: dict[str, dict[str, Any]]) -> None:
+    volume = studies["scan"]["image"].clone()
+    volume[0, 3, 4, 5] = float("nan")
+    with pytest.raises(MedpairError, match="1 voxels are NaN or infinite"):
+        onto("scan")({"image": volume})
 
 
 def test_a_name_in_place_of_a_volume_is_refused() -> None:

@@ -1,0 +1,250 @@
+"""Masks in DICOM: the structures of an RTSTRUCT, the segments of a SEG, on the grid of their image.
+
+X, Y, Z size of the image in its file's axis order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from skimage.draw import polygon
+
+from common.data.codes import SIDES
+from common.errors import MedpairError
+from common.io.dicom import LPS_TO_RAS, read_file
+
+Mask = npt.NDArray[np.bool_]
+Affine = npt.NDArray[np.float64]
+Shape = tuple[int, int, int]
+CodeKey = tuple[str, str, str | None]
+
+KINDS = ("RTSTRUCT", "SEG")
+BETWEEN = 0.3
+"""How far from the middle of a slice a contour may lie, in slice distances."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A structure or segment as its file names it.
+
+    Attributes:
+        number: ROINumber or SegmentNumber.
+        name: ROIName or SegmentLabel; free text that may name a patient.
+        code: (value, scheme, "left", "right" or None) of the segment's type; None without one.
+    """
+
+    number: int
+    name: str
+    code: CodeKey | None = None
+
+
+@dataclass(frozen=True)
+class LabelObject:
+    """An RTSTRUCT or SEG file.
+
+    Attributes:
+        path: the file.
+        modality: "RTSTRUCT" or "SEG".
+        structures: what it holds, by number.
+        series: SeriesInstanceUIDs that it refers to.
+        data: the whole data set.
+    """
+
+    path: Path
+    modality: str
+    structures: tuple[Structure, ...]
+    series: tuple[str, ...]
+    data: Dataset
+
+    def masks(
+        self, numbers: Sequence[int], shape: Shape, affine: Affine
+    ) -> Iterator[tuple[int, Mask]]:
+        """Yield number and mask (X, Y, Z) of structures on the grid of an image.
+
+        Args:
+            numbers: which; in this order.
+            shape: of the image.
+            affine: of the image, RAS+.
+
+        Raises:
+            MedpairError: where a structure does not lie on that grid.
+        """
+        draw = _contours if self.modality == "RTSTRUCT" else _segment
+        for number in numbers:
+            yield number, draw(self, number, shape, affine)
+
+
+def open_labels(path: str | Path) -> LabelObject:
+    """Read an RTSTRUCT or SEG file.
+
+    Raises:
+        MedpairError: for a damaged file, or another kind of object.
+    """
+    path = Path(path)
+    data = read_file(path)
+    modality = str(data.get("Modality", ""))
+    if modality not in KINDS:
+        raise MedpairError(f"{path}: modality {modality or 'unknown'}, wanted RTSTRUCT or SEG")
+    found = _rois(data) if modality == "RTSTRUCT" else _segments(data)
+    if not found:
+        raise MedpairError(f"{path}: no structure in it; export it again")
+    return LabelObject(path, modality, tuple(found), tuple(_referenced(data)), data)
+
+
+def check_reference(labels: LabelObject, uid: str) -> None:
+    """Raise MedpairError unless an object refers to that image series, or says nothing of one."""
+    if labels.series and uid not in labels.series:
+        raise MedpairError(
+            f"{labels.path}: refers to series {labels.series[0]}, the image is series {uid}; put "
+            f"the {labels.modality} beside its own image"
+        )
+
+
+def _rois(data: Dataset) -> list[Structure]:
+    rois = data.get("StructureSetROISequence") or []
+    return [Structure(int(roi.ROINumber), str(roi.get("ROIName", ""))) for roi in rois]
+
+
+def _segments(data: Dataset) -> list[Structure]:
+    found = []
+    for segment in data.get("SegmentSequence") or []:
+        code = _code(segment)
+        name = str(segment.get("SegmentLabel", ""))
+        found.append(Structure(int(segment.SegmentNumber), name, code))
+    return found
+
+
+def _code(segment: Dataset) -> CodeKey | None:
+    types = segment.get("SegmentedPropertyTypeCodeSequence") or []
+    if not types or not types[0].get("CodeValue"):
+        return None
+    modifiers = types[0].get("SegmentedPropertyTypeModifierCodeSequence") or []
+    given = {str(modifier.get("CodeValue")) for modifier in modifiers}
+    side = next((name for name, (value, _) in SIDES.items() if value in given), None)
+    return str(types[0].CodeValue), str(types[0].get("CodingSchemeDesignator", "")), side
+
+
+def _referenced(data: Dataset) -> Iterator[str]:
+    for frame in data.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            for series in study.get("RTReferencedSeriesSequence") or []:
+                yield str(series.SeriesInstanceUID)
+    for series in data.get("ReferencedSeriesSequence") or []:
+        yield str(series.SeriesInstanceUID)
+
+
+def _contours(labels: LabelObject, number: int, shape: Shape, affine: Affine) -> Mask:
+    """Fill the contours of a structure; one in another is a hole."""
+    to_voxel = np.linalg.inv(affine) @ LPS_TO_RAS
+    mask = np.zeros(shape, dtype=bool)
+    for points_mm in _closed(labels, number):
+        place = points_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+        z = round(float(np.median(place[:, 2])))
+        off = float(np.abs(place[:, 2] - z).max())
+        if off > BETWEEN:
+            raise MedpairError(
+                f"{labels.path}: a contour of structure {number} lies {off:.2f} slices "
+                "off a slice of the image, wanted contours in its slices; export the structures "
+                "with their own image"
+            )
+        if not 0 <= z < shape[2]:
+            raise MedpairError(
+                f"{labels.path}: a contour of structure {number} lies outside of the image (slice "
+                f"{z} of {shape[2]}); give its own image"
+            )
+        filled = polygon(place[:, 0], place[:, 1], shape[:2])
+        mask[filled[0], filled[1], z] ^= True
+    return mask
+
+
+def _closed(labels: LabelObject, number: int) -> Iterator[npt.NDArray[np.float64]]:
+    for roi in labels.data.get("ROIContourSequence") or []:
+        if int(roi.ReferencedROINumber) != number:
+            continue
+        for contour in roi.get("ContourSequence") or []:
+            if contour.get("ContourGeometricType") != "CLOSED_PLANAR":
+                continue  # points and open lines enclose nothing
+            values = np.array(contour.get("ContourData") or [], dtype=np.float64)
+            if values.size < 9 or values.size % 3 or not np.isfinite(values).all():
+                raise MedpairError(
+                    f"{labels.path}: a contour of structure {number} has {values.size} numbers, "
+                    "wanted x, y, z of 3 points or more; export it again"
+                )
+            yield values.reshape(-1, 3)
+
+
+def _segment(labels: LabelObject, number: int, shape: Shape, affine: Affine) -> Mask:
+    from highdicom import VolumeGeometry
+    from highdicom.seg import Segmentation
+
+    reference = VolumeGeometry(LPS_TO_RAS @ affine, shape, coordinate_system="PATIENT")
+    try:
+        segmentation = Segmentation.from_dataset(labels.data, copy=False)
+        volume = segmentation.get_volume(segment_numbers=[number], combine_segments=True)
+        matched = volume.match_geometry(reference)
+    except Exception as error:  # highdicom and numpy name many faults
+        reason = " ".join(str(error).split())[:160]
+        raise MedpairError(
+            f"{labels.path}: segment {number} does not lie on the voxels of the image ({reason}); "
+            "resample it to its image"
+        ) from error
+    return np.asarray(matched.array > 0)
+
+
+def matches(
+    structures: Sequence[Structure],
+    names: Mapping[str, int],
+    codes: Mapping[CodeKey, int],
+) -> dict[int, int]:
+    """Find the label of each structure, by its code or else by its name.
+
+    Args:
+        structures: of a file.
+        names: label ids by name and alias; compared without case, blanks and signs.
+        codes: label ids by `common.data.codes.Code.key`.
+
+    Returns:
+        {number: label id} of those that have one.
+    """
+    plain = {_plain(name): identity for name, identity in names.items()}
+    found: dict[int, int] = {}
+    for one in structures:
+        identity = codes.get(one.code) if one.code else None
+        identity = plain.get(_plain(one.name)) if identity is None else identity
+        if identity is not None:
+            found[one.number] = identity
+    return found
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def paint(
+    labels: LabelObject, wanted: Mapping[int, int], shape: Shape, affine: Affine
+) -> tuple[npt.NDArray[np.uint8], dict[int, int]]:
+    """Draw structures into a label map; where two overlap the smaller one is seen.
+
+    Args:
+        labels: the file.
+        wanted: label ids by number of the structure.
+        shape: of the image, (X, Y, Z).
+        affine: of the image.
+
+    Returns:
+        uint8 (X, Y, Z) label ids, and the voxels of each structure by number.
+
+    Raises:
+        MedpairError: where a structure does not lie on the image's grid.
+    """
+    masks = dict(labels.masks(list(wanted), shape, affine))
+    sizes = {number: int(np.count_nonzero(mask)) for number, mask in masks.items()}
+    painted = np.zeros(shape, dtype=np.uint8)
+    for number in sorted(masks, key=lambda n: -sizes[n]):
+        painted[masks[number]] = wanted[number]
+    return painted, sizes
