@@ -13,6 +13,7 @@ from common.bars import shown
 from common.cli_auditing import add_auditing
 from common.cli_cards import add_cards
 from common.cli_comparison import add_comparison
+from common.cli_dicom import add_dicom
 from common.cli_import import add_import
 from common.cli_judging import add_judging
 from common.cli_pack import add_pack
@@ -228,8 +229,10 @@ def evaluate(
 def export(
     pairset: Annotated[Path, typer.Argument(help="Pair set.")],
     out_dir: OutDir,
-    pair: Annotated[str | None, typer.Argument(metavar="[ID]", help="Which pair; native.")] = None,
-    form: Annotated[str, typer.Option("--format", help="native or nnunet.")] = "native",
+    pair: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Which pair; native, dicom.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="native, dicom or nnunet.")] = "native",
     add: Annotated[list[Path] | None, typer.Option(help="nnunet: join this one, too.")] = None,
     test: Annotated[
         Path | None, typer.Option(help="nnunet: real scans; those kept back validate.")
@@ -240,16 +243,24 @@ def export(
     dataset_id: Annotated[int, typer.Option(help="nnunet: XXX of DatasetXXX.")] = 501,
     folds: Annotated[int, typer.Option(help="nnunet: 1 validates on kept-back scans.")] = 1,
 ) -> None:
-    """Write one pair as the scan it came from was, or pair sets as a data set of nnU-Net."""
+    """Write one pair as its scan was, pairs as DICOM studies, or a data set of nnU-Net."""
     from common.data.datasets import PairSet
+    from common.data.dicom_export import export_dicom
     from common.data.export import export_pair
     from common.data.nnunet import export_folders
 
-    if form not in ("native", "nnunet") or (form == "native") != (pair is not None):
+    wrong = {"native": pair is None, "dicom": False, "nnunet": pair is not None}
+    if wrong.get(form, True):
         raise MedpairError(
-            f"--format: {form} with ID {pair}, wanted native with an ID or nnunet without one; "
-            "the ids stand in manifest.jsonl"
+            f"--format: {form} with ID {pair}, wanted native with an ID, dicom with or without, or "
+            "nnunet without one; the ids stand in manifest.jsonl"
         )
+    if form == "dicom":
+        with shown(err) as progress:
+            ids = None if pair is None else [pair]
+            studies = export_dicom(PairSet.open(pairset), out_dir, ids, progress)
+        say(f"{len(studies)} studies in {out_dir}")
+        return
     if pair is not None:
         for path in export_pair(PairSet.open(pairset), pair, out_dir):
             say(str(path))
@@ -288,6 +299,7 @@ def info(
 add_judging(app)
 add_pack(app)
 add_import(app)
+add_dicom(app)
 add_auditing(app)
 add_uses(app)
 add_comparison(app)

@@ -31,6 +31,23 @@ def export_pair(pairset: PairSet, identity: str, path: str | Path) -> tuple[Path
     Raises:
         MedpairError: for an unknown id or damaged files.
     """
+    image, label, affine = on_own_grid(pairset, identity)
+    paths = tuple(Path(path) / f"{identity}_{kind}.nii.gz" for kind in ("image", "label"))
+    write_volume(paths[0], image, affine)
+    write_volume(paths[1], label.astype(np.uint8), affine)
+    return paths[0], paths[1]
+
+
+def on_own_grid(pairset: PairSet, identity: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, mask and affine of a pair where its scan lay; as `export_pair` writes them.
+
+    Args:
+        pairset: the pair set.
+        identity: the pair's id.
+
+    Raises:
+        MedpairError: for an unknown id or damaged files.
+    """
     pair, record = pairset.read(identity), pairset.record(identity)
     axis = pairset.schema.slice_axis
     image, label = from_dhw(pair.image, axis), from_dhw(pair.label, axis)
@@ -41,11 +58,7 @@ def export_pair(pairset: PairSet, identity: str, path: str | Path) -> tuple[Path
         back = _source_grid(record, image.shape, affine).inverse()
         image = from_ras(resample_image(image, back), affine)
         label = from_ras(resample_labels(label, back, pairset.schema.num_classes), affine)
-    image = denormalise(image, *raw_bounds(pairset, record))
-    paths = tuple(Path(path) / f"{identity}_{kind}.nii.gz" for kind in ("image", "label"))
-    write_volume(paths[0], image, affine)
-    write_volume(paths[1], label.astype(np.uint8), affine)
-    return paths[0], paths[1]
+    return denormalise(image, *raw_bounds(pairset, record)), label, affine
 
 
 def _source_grid(record: dict[str, Any], shape: tuple[int, ...], affine: np.ndarray) -> Grid:
