@@ -24,6 +24,12 @@ def bundles() -> tuple[str, ...]:
     return tuple(sorted(path.parent.parent.name for path in found))
 
 
+def schemas() -> tuple[str, ...]:
+    """Return the names of the label schemas that ship."""
+    found = (Path(common.__file__).parent / "data" / "schemas").glob("*.yaml")
+    return tuple(sorted(path.stem for path in found))
+
+
 def presets(bundle: str) -> dict[str, Path]:
     """Return the weights that ship with a bundle.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from common import cli
+from common import cli, cli_data
 from common.errors import IncompleteError, MedpairError
 
 ROOT = Path(__file__).parents[2]
@@ -331,11 +331,11 @@ def test_wrong_words_are_one_line_and_code_2(
     [("4", (4.0, 4.0, 4.0)), ("4x2x2", (4.0, 2.0, 2.0)), ("1,2.5,3", (1.0, 2.5, 3.0))],
 )
 def test_spacing_is_one_number_or_three(text: str, spacing: tuple[float, ...]) -> None:
-    assert cli.parse_spacing(text) == spacing
+    assert cli_data.parse_spacing(text) == spacing
 
 
 def test_size_is_three_whole_numbers() -> None:
-    assert cli.parse_size("48x40x32") == (48, 40, 32)
+    assert cli_data.parse_size("48x40x32") == (48, 40, 32)
 
 
 def test_prepare_export_and_info_on_phantoms(
