@@ -18,6 +18,18 @@ def pipelines() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in bundles_dir().glob("*.yaml")))
 
 
+def pipeline_file(name: str) -> Path:
+    """Return the config file of a pipeline.
+
+    Raises:
+        MedpairError: if there is none of that name.
+    """
+    if name not in pipelines():
+        known = ", ".join(pipelines()) or "none"
+        raise MedpairError(f"pipeline {name!r} is unknown, wanted one of {known}; name one of them")
+    return bundles_dir() / f"{name}.yaml"
+
+
 def bundles() -> tuple[str, ...]:
     """Return the names of the single-stage bundles."""
     found = bundles_dir().glob("*/configs/metadata.json")

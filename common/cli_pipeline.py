@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from common.bars import shown
+from common.bundles import pipeline_file
 from common.completion import bundle_names, pipeline_names
 from common.console import OutDir, Preset, Weights, err, say
 
@@ -27,6 +28,7 @@ def train(
     stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
 ) -> None:
     """Train the stages of a pipeline in order; the same command again continues."""
+    pipeline_file(pipeline)  # a wrong name is known before torch is loaded
     from common.pipeline import train as run
 
     with shown(err) as progress:
@@ -64,6 +66,7 @@ def generate(
     part_id: Annotated[int | None, typer.Option(help="Which of them, from 0.")] = None,
 ) -> None:
     """Generate pairs; the same command again makes only what is missing."""
+    pipeline_file(pipeline)  # a wrong name is known before torch is loaded
     from common.pipeline import generate as run
 
     with shown(err) as progress:

@@ -9,12 +9,13 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.bundles import bundles_dir, pipelines
+from common.bundles import bundles_dir, pipeline_file
 from common.data.datasets import PairSet
+from common.engines.handlers import report_iterations
 from common.errors import MedpairError
 from common.gating import StageEntry, is_gate, own_weights, without_gate
 from common.jobs import Geometry, Job, Part, Stage
-from common.progress import Progress, silent
+from common.progress import Progress
 from common.runs import run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
@@ -198,11 +199,7 @@ def read_pipeline(name: str) -> dict[str, Any]:
     Raises:
         MedpairError: if there is none of that name.
     """
-    path = bundles_dir() / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(pipelines()) or "none"
-        raise MedpairError(f"pipeline {name!r} is unknown, wanted one of {known}; name one of them")
-    return dict(ConfigParser.load_config_file(str(path)))
+    return dict(ConfigParser.load_config_file(str(pipeline_file(name))))
 
 
 def preset_geometry(
@@ -263,7 +260,7 @@ def train(
         max_iterations: length of each stage's training; None takes the preset's.
         resume: continue from the newest checkpoint.
         stages: names of the stages to train; None trains all.
-        progress: called with (stage, done, total) between stages.
+        progress: called with (training, done, total) after each iteration.
 
     Raises:
         MedpairError: for unknown names, or data that do not fit the preset.
@@ -274,8 +271,7 @@ def train(
     check_data(PairSet.open(data), geometry, preset)
     chosen = choose_stages(config["stages"], stages)
     steps = [(stage, kind) for stage in chosen for kind in stage.get("trainings", ["train"])]
-    for index, (stage, kind) in enumerate(steps):
-        (progress or silent)(f"{kind} {stage['name']}", index, len(steps))
+    for stage, kind in steps:
         overrides: dict[str, Any] = {
             "dataset_dir": str(Path(data).absolute()),
             "output_dir": str(Path(out).absolute() / stage["bundle"]),
@@ -284,9 +280,14 @@ def train(
         }
         if max_iterations is not None:
             overrides["max_iterations"] = max_iterations
+        if progress is not None:
+            overrides["progress"] = False  # its own bar
         with plain_errors():
-            open_workflow(stage["bundle"], kind, preset, overrides).run()
-        (progress or silent)(f"{kind} {stage['name']}", index + 1, len(steps))
+            workflow = open_workflow(stage["bundle"], kind, preset, overrides)
+            if progress is not None:
+                trainer = workflow.parser.get_parsed_content("train#trainer")
+                report_iterations(trainer, f"{kind} {stage['name']}", progress)
+            workflow.run()
 
 
 def check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
