@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import common
@@ -59,3 +60,10 @@ def presets(bundle: str) -> dict[str, Path]:
         raise MedpairError(f"bundle: found '{bundle}', wanted one of {wanted}: name one of them")
     weights = sorted((bundles_dir() / bundle / "models").glob("*.pt"))
     return {"default" if path.stem == "model" else path.stem: path for path in weights}
+
+
+def preset_of(weights: Path) -> str:
+    """Return the preset that a weight file is for, as its card says; else its name."""
+    card = weights.with_suffix(".json")
+    said = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    return str(said.get("preset", "default" if weights.stem == "model" else weights.stem))

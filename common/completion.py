@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import typer
 import yaml
 
-from common.bundles import bundles, bundles_dir, pipelines, schemas
+from common.bundles import bundles, bundles_dir, pipelines, preset_of, presets, schemas
 
 
 def pipeline_names(incomplete: str) -> list[str]:
@@ -37,18 +37,21 @@ def schema_names(incomplete: str) -> list[str]:
 
 def preset_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the presets that begin so: of the pipeline or bundle on the line, or of all."""
-    bundle = ctx.params.get("bundle")
-    if bundle in bundles():
-        found = (bundles_dir() / str(bundle) / "presets").glob("*.yaml")
-        return _begin(("tiny", *(path.stem for path in found)), incomplete)
-    pipeline = ctx.params.get("pipeline")
-    chosen = [pipeline] if pipeline in pipelines() else pipelines()
-    return _begin((preset for name in chosen for preset in _presets(str(name))), incomplete)
+    # before the option's value the parser gives up, and leaves the words in `args`
+    words = {ctx.params.get("pipeline"), ctx.params.get("bundle"), *ctx.args}
+    found = [preset for name in words & set(bundles()) for preset in _overlays(str(name))]
+    chosen = words & set(pipelines()) or pipelines()
+    return _begin(found or (p for name in chosen for p in _presets(str(name))), incomplete)
 
 
 def _presets(pipeline: str) -> list[str]:
     text = (bundles_dir() / f"{pipeline}.yaml").read_text(encoding="utf-8")
     return list(yaml.safe_load(text)["presets"])
+
+
+def _overlays(bundle: str) -> list[str]:
+    shipped = [preset_of(path) for path in presets(bundle).values()]
+    return [*shipped, *sorted(p.stem for p in (bundles_dir() / bundle / "presets").glob("*.yaml"))]
 
 
 def _begin(names: Iterable[str], incomplete: str) -> list[str]:

@@ -11,10 +11,12 @@ from monai.bundle import ConfigParser
 
 from common.bundles import bundles_dir, pipeline_file
 from common.data.datasets import PairSet
+from common.engines.device import pick_device
 from common.engines.handlers import report_iterations
 from common.errors import MedpairError
 from common.gating import StageEntry, is_gate, own_weights, without_gate
 from common.jobs import Geometry, Job, Part, Stage
+from common.memory import check_memory, needed_gib
 from common.progress import Progress
 from common.runs import run_stages
 from common.slurm import write_array
@@ -146,7 +148,8 @@ def generate_pipeline(
 
     Raises:
         MedpairError: for an unknown preset or stage, weights of another schema or preset, numbers
-            outside their range, or an output folder of other settings.
+            outside their range, less free memory than the preset is known to need, or an output
+            folder of other settings.
         IncompleteError: if a gate refused a pair in all attempts; the others are written.
     """
     geometry = preset_geometry(presets, preset, depth)
@@ -161,6 +164,9 @@ def generate_pipeline(
     retries = max((int(s.get("retries", 0)) for s in chosen), default=0)
     job = Job(Path(out), num, seed, geometry, start, retries, ungated)
     masks = PairSet.open(data) if data is not None else None
+    shorter = geometry.size[0] < presets[preset]["size"][0]
+    if workers is None and not shorter and pick_device().type == "cpu":  # what was measured
+        check_memory(needed_gib(presets[preset], [s["name"] for s in chosen]), preset)
     opened = _open(chosen, preset, weights)
     judges = {s["name"] for s in chosen if is_gate(s)}
     identities = {key: stage.identity for key, stage in opened.items()}
