@@ -213,8 +213,8 @@ def generate(
         The pair set's folder; the script for "slurm-array".
 
     Raises:
-        common.errors.MedpairError: an unknown name, a value outside its range, or weights of
-            another schema or preset.
+        common.errors.MedpairError: an unknown name, a value outside its range, weights of
+            another schema or preset, or less free memory than the preset is known to need.
         common.errors.IncompleteError: pairs that the gate refused in all attempts; the others
             are written.
     """
@@ -248,6 +248,7 @@ def evaluate(
     synthetic: StrPath | None = None,
     weights: StrPath | None = None,
     preset: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Measure generated masks, or images made for real masks, against real scans.
 
@@ -259,6 +260,7 @@ def evaluate(
         synthetic: pair set that was generated, for ``mcdpm_mask`` and ``sdm_refiner``.
         weights: folder that `train` wrote; None takes those that ship.
         preset: whose weights; None takes the bundle's default.
+        progress: called with (task, done, total) by bundles that judge scan by scan.
 
     Returns:
         The folder of the report.
@@ -275,6 +277,7 @@ def evaluate(
         synthetic=_path(synthetic),
         weights=_path(weights),
         preset=preset,
+        progress=progress,
     )
 
 

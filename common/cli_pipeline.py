@@ -113,7 +113,14 @@ def evaluate(
     """Measure generated masks, or images made for real masks, against real scans."""
     from common.pipeline import evaluate as run
 
-    folder = run(
-        bundle, data=data, synthetic=synthetic, out=out_dir, weights=weights, preset=preset
-    )
+    with shown(err) as progress:
+        folder = run(
+            bundle,
+            data=data,
+            synthetic=synthetic,
+            out=out_dir,
+            weights=weights,
+            preset=preset,
+            progress=progress,
+        )
     say(f"report in {folder}")

@@ -316,6 +316,7 @@ def evaluate(
     synthetic: Path | None = None,
     weights: Path | None = None,
     preset: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Run a bundle's evaluate config on real scans.
 
@@ -327,6 +328,7 @@ def evaluate(
         weights: folder that `train` wrote, for bundles that run their network; None takes the
             weights that ship.
         preset: whose weights; None takes the bundle's default.
+        progress: called with (bundle, done, total) after each scan, where an evaluator runs.
 
     Returns:
         ``out``.
@@ -350,5 +352,8 @@ def evaluate(
     if "weights" in keys:
         overrides["weights"] = str(weights_path(bundle, chosen, weights))
     with plain_errors():
-        open_workflow(bundle, "evaluate", chosen, overrides).run()
+        workflow = open_workflow(bundle, "evaluate", chosen, overrides)
+        if progress is not None and "evaluator" in keys:
+            report_iterations(workflow.parser.get_parsed_content("evaluator"), bundle, progress)
+        workflow.run()
     return Path(out)

@@ -187,21 +187,21 @@ class LossLog:
         self.sums, self.count = {}, 0
 
 
-def report_iterations(trainer: Engine, task: str, progress: Progress) -> None:
-    """Say now and after each iteration how far a trainer is.
+def report_iterations(engine: Engine, task: str, progress: Progress) -> None:
+    """Say now and after each iteration how far a trainer or evaluator is.
 
     Args:
-        trainer: one that knows its epochs and their length before it runs, as MONAI's do.
+        engine: one that knows its epochs and their length before it runs, as MONAI's do.
         task: its name.
         progress: called with (task, done, total), in iterations; resumed ones count as done.
     """
 
     def tell() -> None:
-        state = trainer.state
+        state = engine.state
         progress(task, state.iteration, state.max_epochs * state.epoch_length)
 
     tell()
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, tell)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, tell)
 
 
 def loss_metric(loss: nn.Module) -> Loss:

@@ -173,6 +173,7 @@ def test_evaluate_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     stub(monkeypatch, evaluate=lambda bundle, **kwargs: seen.update(kwargs, bundle=bundle))
     assert run(["evaluate", "mcdpm_mask", "--data", "d", "--synthetic", "s", "--out", "o"]) == 0
+    assert callable(seen.pop("progress"))
     assert seen == {
         "bundle": "mcdpm_mask",
         "data": Path("d"),
