@@ -164,9 +164,8 @@ def generate_pipeline(
     retries = max((int(s.get("retries", 0)) for s in chosen), default=0)
     job = Job(Path(out), num, seed, geometry, start, retries, ungated)
     masks = PairSet.open(data) if data is not None else None
-    shorter = geometry.size[0] < presets[preset]["size"][0]
-    if workers is None and not shorter and pick_device().type == "cpu":  # what was measured
-        check_memory(needed_gib(presets[preset], [s["name"] for s in chosen]), preset)
+    if workers is None:
+        _check_fits(presets[preset], geometry, [s["name"] for s in chosen], preset)
     opened = _open(chosen, preset, weights)
     judges = {s["name"] for s in chosen if is_gate(s)}
     identities = {key: stage.identity for key, stage in opened.items()}
@@ -184,6 +183,15 @@ def generate_pipeline(
     stage_callables = {key: s.run for key, s in opened.items()}
     run_stages(stage_callables, job, parameters, masks, progress, part, engine)
     return job.out
+
+
+def _check_fits(
+    entry: Mapping[str, Any], geometry: Geometry, stages: Sequence[str], preset: str
+) -> None:
+    """Refuse a preset that does not fit into memory, where that was measured: on the CPU."""
+    shorter = geometry.size[0] < entry["size"][0]
+    if not shorter and pick_device().type == "cpu":
+        check_memory(needed_gib(entry, stages), preset)
 
 
 def _open(
