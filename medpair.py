@@ -74,13 +74,14 @@ def prepare(
     image_pattern: str | None = None,
     label_pattern: str | None = None,
     in_plane: Sequence[int] | None = None,
+    series: str | None = None,
     progress: Progress | None = None,
 ) -> PairSet:
     """Turn folders of scans and masks into a pair set.
 
     Args:
-        images: folder of `.nii`, `.nii.gz` or `.mgz` images.
-        labels: folder of masks of the same geometry; may be the same folder.
+        images: folder of `.nii`, `.nii.gz` or `.mgz` images, or of DICOM folders, one per scan.
+        labels: folder of masks of the same geometry, NIfTI, RTSTRUCT or SEG; may be the same one.
         schema: label schema, a name such as ``brain4`` or a YAML file.
         out: folder of the pair set, new or begun with the same settings.
         spacing: voxel size in mm, one number or (D, H, W); None keeps each scan's.
@@ -95,6 +96,7 @@ def prepare(
         label_pattern: the same for masks.
         in_plane: resize each slice, or what ``crop`` leaves of it, to (H, W) pixels; the slices
             are kept. Not with ``size``.
+        series: which of several image series in a DICOM folder, by UID or modality.
         progress: called with (task, done, total).
 
     Returns:
@@ -121,6 +123,7 @@ def prepare(
         image_pattern=image_pattern,
         label_pattern=label_pattern,
         in_plane=in_plane,
+        series=series,
         progress=progress,
     )
 
@@ -213,8 +216,8 @@ def generate(
         The pair set's folder; the script for "slurm-array".
 
     Raises:
-        common.errors.MedpairError: an unknown name, a value outside its range, or weights of
-            another schema or preset.
+        common.errors.MedpairError: an unknown name, a value outside its range, weights of
+            another schema or preset, or less free memory than the preset is known to need.
         common.errors.IncompleteError: pairs that the gate refused in all attempts; the others
             are written.
     """
@@ -248,6 +251,7 @@ def evaluate(
     synthetic: StrPath | None = None,
     weights: StrPath | None = None,
     preset: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Measure generated masks, or images made for real masks, against real scans.
 
@@ -259,6 +263,7 @@ def evaluate(
         synthetic: pair set that was generated, for ``mcdpm_mask`` and ``sdm_refiner``.
         weights: folder that `train` wrote; None takes those that ship.
         preset: whose weights; None takes the bundle's default.
+        progress: called with (task, done, total) by bundles that judge scan by scan.
 
     Returns:
         The folder of the report.
@@ -275,6 +280,7 @@ def evaluate(
         synthetic=_path(synthetic),
         weights=_path(weights),
         preset=preset,
+        progress=progress,
     )
 
 

@@ -15,11 +15,6 @@ from common.errors import MedpairError
 # torch and monai take seconds to import: commands import what they need when they run.
 
 
-def add_auditing(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(audit)
-
-
 def audit(
     pairset: Annotated[Path, typer.Argument(help="Generated pair set.")],
     out_dir: OutDir,

@@ -16,11 +16,6 @@ from common.errors import MedpairError
 # torch and monai take seconds to import: commands import what they need when they run.
 
 
-def add_cards(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(card)
-
-
 def card(
     out_dir: OutDir,
     reports: Annotated[

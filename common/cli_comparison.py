@@ -15,11 +15,6 @@ from common.errors import MedpairError
 # torch and monai take seconds to import: commands import what they need when they run.
 
 
-def add_comparison(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(compare)
-
-
 def compare(
     real: Annotated[Path, typer.Option(help="Pair set of real scans.")],
     out_dir: OutDir,

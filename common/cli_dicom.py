@@ -10,11 +10,6 @@ import typer
 from common.console import say
 
 
-def add_dicom(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(dicom)
-
-
 def dicom(
     path: Annotated[Path, typer.Argument(help="Folder, or RTSTRUCT or SEG file.")],
     schema: Annotated[str | None, typer.Option(help="Say which labels structures are.")] = None,

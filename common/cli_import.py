@@ -8,23 +8,26 @@ from typing import Annotated
 import typer
 import yaml
 
+from common.completion import bundle_names, preset_names
 from common.console import say
 from common.errors import MedpairError
 
 
-def add_import(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("import-weights")(import_weights)
-
-
 def import_weights(
     checkpoint: Annotated[Path, typer.Argument(help="State dict of a network, a .pt file.")],
-    bundle: Annotated[str, typer.Argument(help="mcdpm_mask, sdm_refiner or gem3d_volume.")],
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="mcdpm_mask, sdm_refiner or gem3d_volume.", autocompletion=bundle_names
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The .pt file to write.")],
     part: Annotated[
         str | None, typer.Option(help="Of gem3d_volume: autoencoder or slice_generator.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="It describes the network.")] = "monai",
+    preset: Annotated[
+        str, typer.Option(help="It describes the network.", autocompletion=preset_names)
+    ] = "monai",
     overlay: Annotated[
         Path | None, typer.Option(help="YAML file with the checkpoint's sizes, by config key.")
     ] = None,

@@ -14,11 +14,6 @@ from common.console import OutDir, Preset, RealPictures, Weights, err, name_left
 # torch and monai take seconds to import: commands import what they need when they run.
 
 
-def add_judging(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(judge)
-
-
 def judge(
     real: Annotated[Path, typer.Option(help="Pair set of real scans.")],
     synthetic: Annotated[Path, typer.Option(help="Generated pair set.")],

@@ -6,16 +6,12 @@ from typing import Annotated
 
 import typer
 
+from common.completion import packable_names
 from common.console import OutDir, say
 
 
-def add_pack(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(pack)
-
-
 def pack(
-    name: Annotated[str, typer.Argument(help="A bundle, or all.")],
+    name: Annotated[str, typer.Argument(help="A bundle, or all.", autocompletion=packable_names)],
     out_dir: OutDir,
 ) -> None:
     """Write bundles as zip files for the model zoo or MONAI Label; they need no medpair."""

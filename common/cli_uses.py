@@ -13,12 +13,6 @@ from common.console import AllowMismatch, OutDir, Preset, Seed, Weights, err, sa
 # torch and monai take seconds to import: commands import what they need when they run.
 
 
-def add_uses(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    for command in (enhance, counterfactual, harmonise):
-        app.command()(command)
-
-
 def enhance(
     data: Annotated[Path, typer.Option(help="Pair set of real scans.")],
     out_dir: OutDir,

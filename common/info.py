@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 import common
-from common.bundles import bundles, bundles_dir, pipelines, presets
+from common.bundles import (
+    bundles,
+    bundles_dir,
+    pipeline_file,
+    pipelines,
+    preset_of,
+    presets,
+    schemas,
+)
 from common.errors import MedpairError
+from common.gating import BY_DEFAULT
+from common.memory import free_gib, needed_gib
 
 if TYPE_CHECKING:
     from common.data.datasets import PairSet
 
-Rows = list[tuple[str, str]]
+
+@dataclass(frozen=True)
+class Fact:
+    """A value as people read it and as programs do.
+
+    Args:
+        shown: one line.
+        data: what JSON can hold.
+    """
+
+    shown: str
+    data: Any
+
+    def __str__(self) -> str:
+        return self.shown
+
+
+Rows = list[tuple[str, str | Fact]]
 
 
 def describe(what: str | Path | None = None) -> Rows:
@@ -53,41 +81,89 @@ def as_json(rows: Rows) -> dict[str, Any]:
         if key == "bundle" and "pipeline" in found:
             place = {}
             found.setdefault("stages", []).append(place)
-        place[key] = value
+        place[key] = value.data if isinstance(value, Fact) else value
     return found
 
 
 def _installation() -> Rows:
-    schemas = Path(common.__file__).parent / "data" / "schemas"
-    return [
+    rows: Rows = [
         ("medpair", common.__version__),
+        *_device(),
         ("bundles in", str(bundles_dir())),
         ("pipelines", ", ".join(pipelines())),
         ("bundles", ", ".join(bundles())),
-        ("schemas", ", ".join(sorted(path.stem for path in schemas.glob("*.yaml")))),
+        ("schemas", ", ".join(schemas())),
     ]
+    rows += [(f"weights {name}", _weights(name)) for name in bundles()]
+    for name in pipelines():
+        rows += [(f"{name} {key}", value) for key, value in _presets(_yaml(pipeline_file(name)))]
+    return rows
+
+
+def _device() -> Rows:
+    import torch
+
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = f"cuda: {torch.cuda.get_device_name(0)}"
+    free = free_gib()
+    shown = "unknown" if free is None else f"{free:.1f} GiB"
+    return [("device", device), ("memory free", Fact(shown, free))]
 
 
 def _bundle(name: str) -> Rows:
-    text = (bundles_dir() / name / "configs" / "metadata.json").read_text(encoding="utf-8")
-    metadata = json.loads(text)
+    metadata = _metadata(name)
     keys = ("version", "task", "description")
-    rows = [(key, str(metadata.get(key, ""))) for key in keys]
+    rows: Rows = [(key, str(metadata.get(key, ""))) for key in keys]
     rows.append(("licence", str(metadata.get("copyright", ""))))
     rows.append(("folder", str(bundles_dir() / name)))
-    sizes = (f"{name} ({_mb(path)} MB)" for name, path in presets(name).items())
-    return [("bundle", name), *rows, ("weights", ", ".join(sizes) or "none ship: train them")]
+    return [("bundle", name), *rows, ("weights", _weights(name))]
+
+
+def _metadata(name: str) -> dict[str, Any]:
+    text = (bundles_dir() / name / "configs" / "metadata.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
+
+
+def _weights(name: str) -> Fact:
+    """Tell which presets' weights ship, their size and licence, and which presets have none."""
+    files = {preset_of(path): path for path in presets(name).values()}
+    overlays = (_yaml(path) for path in (bundles_dir() / name / "presets").glob("*.yaml"))
+    missing = sorted({str(overlay.get("preset")) for overlay in overlays} - {*files, "None"})
+    licence = str(_metadata(name).get("copyright", ""))
+    shipped = [f"{preset} ({_mb(path)} MB)" for preset, path in files.items()]
+    shown = f"{', '.join(shipped)}; {licence}" if shipped else "none ship: train them"
+    if missing:
+        shown += f"; not shipped: {', '.join(missing)}"
+    sizes = {preset: float(_mb(path)) for preset, path in files.items()}
+    return Fact(shown, {"shipped_mb": sizes, "not_shipped": missing, "licence": licence})
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def _pipeline(name: str) -> Rows:
-    config = yaml.safe_load((bundles_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
-    rows: Rows = [("pipeline", name)]
-    for preset, entry in config["presets"].items():
-        default = ", the default" if preset == config["preset"] else ""
-        size, spacing = _by(entry["size"]), _by(entry["spacing"])
-        rows.append((f"preset {preset}", f"{entry['schema']}, {size} of {spacing} mm{default}"))
+    config = _yaml(pipeline_file(name))
+    rows: Rows = [("pipeline", name), *_presets(config)]
     for stage in config["stages"]:
         rows += _bundle(stage["bundle"])
+    return rows
+
+
+def _presets(config: Mapping[str, Any]) -> Rows:
+    """Tell schema, size and memory of each preset with the stages that run by default."""
+    rows: Rows = []
+    for preset, entry in config["presets"].items():
+        names = [s["name"] for s in config["stages"] if preset in s.get(BY_DEFAULT, [preset])]
+        needed = needed_gib(entry, names)
+        memory = "memory not measured" if needed is None else f"{needed:.2f} GiB of memory on a CPU"
+        default = ", the default" if preset == config["preset"] else ""
+        size, spacing = _by(entry["size"]), _by(entry["spacing"])
+        shown = f"{entry['schema']}, {size} of {spacing} mm, {memory}{default}"
+        data = {key: entry[key] for key in ("schema", "size", "spacing")}
+        data |= {"memory_gib_cpu": needed, "default": bool(default)}
+        rows.append((f"preset {preset}", Fact(shown, data)))
     return rows
 
 

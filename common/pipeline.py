@@ -9,12 +9,15 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.bundles import bundles_dir, pipelines
+from common.bundles import bundles_dir, pipeline_file
 from common.data.datasets import PairSet
+from common.engines.device import pick_device
+from common.engines.handlers import report_iterations
 from common.errors import MedpairError
 from common.gating import StageEntry, is_gate, own_weights, without_gate
 from common.jobs import Geometry, Job, Part, Stage
-from common.progress import Progress, silent
+from common.memory import check_memory, needed_gib
+from common.progress import Progress
 from common.runs import run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
@@ -145,7 +148,8 @@ def generate_pipeline(
 
     Raises:
         MedpairError: for an unknown preset or stage, weights of another schema or preset, numbers
-            outside their range, or an output folder of other settings.
+            outside their range, less free memory than the preset is known to need, or an output
+            folder of other settings.
         IncompleteError: if a gate refused a pair in all attempts; the others are written.
     """
     geometry = preset_geometry(presets, preset, depth)
@@ -160,6 +164,8 @@ def generate_pipeline(
     retries = max((int(s.get("retries", 0)) for s in chosen), default=0)
     job = Job(Path(out), num, seed, geometry, start, retries, ungated)
     masks = PairSet.open(data) if data is not None else None
+    if workers is None:
+        _check_fits(presets[preset], geometry, [s["name"] for s in chosen], preset)
     opened = _open(chosen, preset, weights)
     judges = {s["name"] for s in chosen if is_gate(s)}
     identities = {key: stage.identity for key, stage in opened.items()}
@@ -177,6 +183,15 @@ def generate_pipeline(
     stage_callables = {key: s.run for key, s in opened.items()}
     run_stages(stage_callables, job, parameters, masks, progress, part, engine)
     return job.out
+
+
+def _check_fits(
+    entry: Mapping[str, Any], geometry: Geometry, stages: Sequence[str], preset: str
+) -> None:
+    """Refuse a preset that does not fit into memory, where that was measured: on the CPU."""
+    shorter = geometry.size[0] < entry["size"][0]
+    if not shorter and pick_device().type == "cpu":
+        check_memory(needed_gib(entry, stages), preset)
 
 
 def _open(
@@ -198,11 +213,7 @@ def read_pipeline(name: str) -> dict[str, Any]:
     Raises:
         MedpairError: if there is none of that name.
     """
-    path = bundles_dir() / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(pipelines()) or "none"
-        raise MedpairError(f"pipeline {name!r} is unknown, wanted one of {known}; name one of them")
-    return dict(ConfigParser.load_config_file(str(path)))
+    return dict(ConfigParser.load_config_file(str(pipeline_file(name))))
 
 
 def preset_geometry(
@@ -263,7 +274,7 @@ def train(
         max_iterations: length of each stage's training; None takes the preset's.
         resume: continue from the newest checkpoint.
         stages: names of the stages to train; None trains all.
-        progress: called with (stage, done, total) between stages.
+        progress: called with (training, done, total) after each iteration.
 
     Raises:
         MedpairError: for unknown names, or data that do not fit the preset.
@@ -274,8 +285,7 @@ def train(
     check_data(PairSet.open(data), geometry, preset)
     chosen = choose_stages(config["stages"], stages)
     steps = [(stage, kind) for stage in chosen for kind in stage.get("trainings", ["train"])]
-    for index, (stage, kind) in enumerate(steps):
-        (progress or silent)(f"{kind} {stage['name']}", index, len(steps))
+    for stage, kind in steps:
         overrides: dict[str, Any] = {
             "dataset_dir": str(Path(data).absolute()),
             "output_dir": str(Path(out).absolute() / stage["bundle"]),
@@ -284,9 +294,14 @@ def train(
         }
         if max_iterations is not None:
             overrides["max_iterations"] = max_iterations
+        if progress is not None:
+            overrides["progress"] = False  # its own bar
         with plain_errors():
-            open_workflow(stage["bundle"], kind, preset, overrides).run()
-        (progress or silent)(f"{kind} {stage['name']}", index + 1, len(steps))
+            workflow = open_workflow(stage["bundle"], kind, preset, overrides)
+            if progress is not None:
+                trainer = workflow.parser.get_parsed_content("train#trainer")
+                report_iterations(trainer, f"{kind} {stage['name']}", progress)
+            workflow.run()
 
 
 def check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
@@ -309,6 +324,7 @@ def evaluate(
     synthetic: Path | None = None,
     weights: Path | None = None,
     preset: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Run a bundle's evaluate config on real scans.
 
@@ -320,6 +336,7 @@ def evaluate(
         weights: folder that `train` wrote, for bundles that run their network; None takes the
             weights that ship.
         preset: whose weights; None takes the bundle's default.
+        progress: called with (bundle, done, total) after each scan, where an evaluator runs.
 
     Returns:
         ``out``.
@@ -343,5 +360,8 @@ def evaluate(
     if "weights" in keys:
         overrides["weights"] = str(weights_path(bundle, chosen, weights))
     with plain_errors():
-        open_workflow(bundle, "evaluate", chosen, overrides).run()
+        workflow = open_workflow(bundle, "evaluate", chosen, overrides)
+        if progress is not None and "evaluator" in keys:
+            report_iterations(workflow.parser.get_parsed_content("evaluator"), bundle, progress)
+        workflow.run()
     return Path(out)

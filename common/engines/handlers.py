@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.engines.batches import IterationBatches
 from common.errors import MedpairError
 from common.io.atomic import append_jsonl
+from common.progress import Progress
 
 
 def scalar_losses(output: dict[str, Any]) -> dict[str, float]:
@@ -185,6 +186,23 @@ class LossLog:
         }
         append_jsonl(self.path, record)
         self.sums, self.count = {}, 0
+
+
+def report_iterations(engine: Engine, task: str, progress: Progress) -> None:
+    """Say now and after each iteration how far a trainer or evaluator is.
+
+    Args:
+        engine: one that knows its epochs and their length before it runs, as MONAI's do.
+        task: its name.
+        progress: called with (task, done, total), in iterations; resumed ones count as done.
+    """
+
+    def tell() -> None:
+        state = engine.state
+        progress(task, state.iteration, state.max_epochs * state.epoch_length)
+
+    tell()
+    engine.add_event_handler(Events.ITERATION_COMPLETED, tell)
 
 
 def loss_metric(loss: nn.Module) -> Loss:

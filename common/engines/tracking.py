@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from ignite.engine import Engine, Events
@@ -31,6 +32,7 @@ class Tracking(MLFlowHandler):
         self.config_dir = Path(config_dir).absolute() if config_dir else self.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.validations = 0
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells its set-up
         super().__init__(
             tracking_uri=f"sqlite:///{self.folder / 'mlruns.db'}",
             experiment_name=experiment,

@@ -24,6 +24,20 @@ def test_a_terminal_gets_one_bar_per_task() -> None:
     assert [(bar[0], bar[2]) for bar in bars] == [("masks", "3/3"), ("images", "1/2")]
 
 
+def test_steps_of_minutes_show_the_time_left() -> None:
+    """Steps of 100 s, two of six left; the two that a checkpoint had took no time now."""
+    seconds = [0.0]
+    text = StringIO()
+    console = Console(file=text, force_terminal=True, width=100, get_time=lambda: seconds[0])
+    with bars_module.shown(console) as report:
+        report("masks", 2, 6)
+        seconds[0] = 100.0
+        report("masks", 3, 6)
+        seconds[0] = 200.0
+        report("masks", 4, 6)
+    assert "0:03:20" in text.getvalue()
+
+
 def test_a_file_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     text = StringIO()
     clock = iter(range(0, 1000, 3))

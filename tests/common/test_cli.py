@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import typer
 
-from common import cli
+from common import cli, cli_data
 from common.errors import IncompleteError, MedpairError
 
 ROOT = Path(__file__).parents[2]
@@ -169,6 +173,7 @@ def test_evaluate_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     stub(monkeypatch, evaluate=lambda bundle, **kwargs: seen.update(kwargs, bundle=bundle))
     assert run(["evaluate", "mcdpm_mask", "--data", "d", "--synthetic", "s", "--out", "o"]) == 0
+    assert callable(seen.pop("progress"))
     assert seen == {
         "bundle": "mcdpm_mask",
         "data": Path("d"),
@@ -331,11 +336,11 @@ def test_wrong_words_are_one_line_and_code_2(
     [("4", (4.0, 4.0, 4.0)), ("4x2x2", (4.0, 2.0, 2.0)), ("1,2.5,3", (1.0, 2.5, 3.0))],
 )
 def test_spacing_is_one_number_or_three(text: str, spacing: tuple[float, ...]) -> None:
-    assert cli.parse_spacing(text) == spacing
+    assert cli_data.parse_spacing(text) == spacing
 
 
 def test_size_is_three_whole_numbers() -> None:
-    assert cli.parse_size("48x40x32") == (48, 40, 32)
+    assert cli_data.parse_size("48x40x32") == (48, 40, 32)
 
 
 def test_prepare_export_and_info_on_phantoms(
@@ -410,3 +415,142 @@ def test_help_is_instant_and_light() -> None:
     assert done.returncode == 0, done.stdout
     assert "generate" in done.stdout
     assert cpu_seconds_of_children() - began < 1.5  # about 0.3 s
+
+
+def words_of_help(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert run([*words, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def test_help_groups_the_commands_in_the_order_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    text = words_of_help(capsys)
+    marks = ["Data", "prepare", "Train", "Generate", "Judge", "compare", "Share", "pack"]
+    places = [re.search(rf"[─│] {mark} ", text) for mark in marks]
+    starts = [place.start() if place else -1 for place in places]
+    assert starts == sorted(starts)
+    assert starts[0] > 0
+    assert all(f"{code}  " in text for code in (0, 1, 2, 130))
+
+
+EXAMPLES = [example for commands in cli.COMMANDS.values() for _, example in commands]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.split()[0])
+def test_the_example_of_each_command_is_shown_and_parses(
+    capsys: pytest.CaptureFixture[str], example: str
+) -> None:
+    name, *words = example.split()
+    shown = " ".join(words_of_help(capsys, name).split())
+    assert f"medpair {example}" in shown
+    group: Any = typer.main.get_command(cli.app)
+    context = group.make_context("medpair", [name])
+    group.get_command(context, name).make_context(name, words, parent=context)
+
+
+def test_every_example_of_the_manual_parses() -> None:
+    group: Any = typer.main.get_command(cli.app)
+    examples = re.findall(r"^  medpair (.*)$", cli.MANUAL, re.MULTILINE)
+    assert len(examples) >= 3
+    for example in examples:
+        words = [word for word in example.split() if word not in ("--quiet", "--log-file")]
+        words = [word for word in words if word != "run.log"]
+        context = group.make_context("medpair", words[:1])
+        group.get_command(context, words[0]).make_context(words[0], words[1:], parent=context)
+
+
+@pytest.mark.parametrize(
+    ("words", "front"),
+    [
+        ("generate m --quiet --out o", "--quiet generate m --out o"),
+        ("generate m --log-file=l --out o", "--log-file=l generate m --out o"),
+        ("info --log-file l --quiet", "--log-file l --quiet info"),
+        ("info -- --quiet", "info -- --quiet"),
+        ("info", "info"),
+    ],
+)
+def test_options_of_all_commands_may_stand_anywhere(words: str, front: str) -> None:
+    assert cli.hoisted(words.split()) == front.split()
+
+
+def test_a_log_file_needs_a_name_and_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["info", "--log-file"]) == 2
+    assert run(["info", "--log-file", "--quiet"]) == 2
+    assert run(["info", "--log-file", str(tmp_path / "none" / "l")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("wanted a file") == 2
+    assert said.err.count("\n") == 3
+
+
+def work(pipeline: str, **kwargs: Any) -> Path:
+    """Stand for a generation: progress, a warning of a library, a record of a library."""
+    kwargs["progress"]("volumes", 2, 2)
+    warnings.warn("deprecated thing", UserWarning, stacklevel=1)
+    logging.getLogger("monai.some").warning("library speaks")
+    return Path(kwargs["out"])
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_a_log_file_gets_everything_with_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub(monkeypatch, generate=work)
+    log = tmp_path / "run.log"
+    assert run([*GENERATE, "--log-file", str(log)]) == 0
+    shown = capsys.readouterr()
+    lines = log.read_text().splitlines()
+    for part in ("medpair generate medgen3d", "volumes: 2/2", "deprecated", "library speaks"):
+        assert any(part in line for line in lines), part
+    assert lines[-2].endswith("INFO 1 pairs in o")
+    assert lines[-1].endswith("INFO exit code 0")
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO medpair", lines[0])
+    assert "1 pairs in o" in shown.out
+    assert "volumes: 2/2" in shown.err
+    fails_with(monkeypatch, MedpairError("--n: 0"))
+    assert run([*GENERATE, "--log-file", str(log)]) == 2  # appends
+    assert log.read_text().splitlines()[: len(lines)] == lines
+    assert "ERROR --n: 0" in log.read_text()
+    assert capsys.readouterr().err == "error: --n: 0\n"  # once
+    fails_with(monkeypatch, RuntimeError("bug"))
+    with pytest.raises(RuntimeError, match="bug"):
+        cli.main([*GENERATE, "--log-file", str(log)])
+    assert "RuntimeError: bug" in log.read_text()
+    size = log.stat().st_size
+    assert run(["info", "medgen3d"]) == 0  # the file is closed
+    assert log.stat().st_size == size
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_quiet_leaves_errors_and_the_last_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub(monkeypatch, generate=work)
+    assert run([*GENERATE, "--quiet"]) == 0
+    assert capsys.readouterr() == ("1 pairs in o\n", "")
+    files = [tmp_path / "a.zip", tmp_path / "b.zip"]
+    for file in files:
+        file.write_bytes(b"")
+    stub(monkeypatch, "common.pack", pack=lambda name, out: files)
+    assert run(["--quiet", "pack", "all", "--out", "o"]) == 0
+    assert capsys.readouterr().out == f"{files[1]} (0.0 MB)\n"
+    assert run(["pack", "all", "--out", "o"]) == 0  # quiet for one command only
+    assert capsys.readouterr().out.count("\n") == 2
+    fails_with(monkeypatch, MedpairError("--n: 0"))
+    assert run([*GENERATE, "--quiet"]) == 2
+    assert capsys.readouterr() == ("", "error: --n: 0\n")
+    assert run(["info", "medgen3d", "--quiet"]) == 0  # what was asked for is no chatter
+    assert capsys.readouterr().out.startswith("pipeline: medgen3d\n")
+
+
+def test_a_wrong_pipeline_is_known_without_torch() -> None:
+    code = (
+        "import sys; from common.cli import _run; code = _run(['train', 'x', '--data', 'd', "
+        "'--out', 'o']); sys.exit(3 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "wanted one of gem3d, medgen3d" in done.stderr

@@ -16,10 +16,15 @@ METADATA["copyright"] = "code A, weights B"
 PIPELINE = """
 preset: tiny
 presets:
-  tiny: {schema: brain4, size: [48, 40, 40], spacing: [4.0, 4.0, 4.0]}
+  tiny:
+    schema: brain4
+    size: [48, 40, 40]
+    spacing: [4.0, 4.0, 4.0]
+    memory_gib: {mask: 0.5, gate: 0.7}
   small: {schema: brain4, size: [96, 80, 80], spacing: [2.0, 2.0, 2.5]}
 stages:
   - {name: mask, bundle: stage_a}
+  - {name: gate, bundle: stage_a, by_default: [tiny]}
 """
 
 
@@ -30,6 +35,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "stage_a" / name).mkdir(parents=True)
     (tmp_path / "stage_a" / "configs" / "metadata.json").write_text(json.dumps(METADATA))
     torch.save({"w": torch.zeros(1 << 18)}, tmp_path / "stage_a" / "models" / "model.pt")
+    (tmp_path / "stage_a" / "presets").mkdir()
+    (tmp_path / "stage_a" / "presets" / "huge.yaml").write_text("preset: huge")
+    (tmp_path / "stage_a" / "presets" / "finish.yaml").write_text("learning_rate: 1")
     torch.save({}, tmp_path / "stage_a" / "models" / "small.pt")
     (tmp_path / "chain.yaml").write_text(PIPELINE)
     for module in (bundles, info):
@@ -45,14 +53,24 @@ def test_the_real_bundles_are_found() -> None:
 def test_a_bundle_tells_its_presets(folder: Path) -> None:
     rows = dict(info.describe("stage_a"))
     assert rows["task"] == "Generate masks"
-    assert rows["weights"] == "default (1.1 MB), small (0.0 MB)"
+    shown = "default (1.1 MB), small (0.0 MB); code A, weights B; not shipped: huge"
+    assert str(rows["weights"]) == shown
+    assert info.as_json(info.describe("stage_a"))["weights"] == {
+        "shipped_mb": {"default": 1.1, "small": 0.0},
+        "not_shipped": ["huge"],
+        "licence": "code A, weights B",
+    }
     assert list(bundles.presets("stage_a")) == ["default", "small"]
 
 
 def test_a_pipeline_tells_its_presets_and_stages(folder: Path) -> None:
     rows = dict(info.describe("chain"))
-    assert rows["preset tiny"] == "brain4, 48x40x40 of 4x4x4 mm, the default"
-    assert rows["preset small"] == "brain4, 96x80x80 of 2x2x2.5 mm"
+    tiny, small = rows["preset tiny"], rows["preset small"]
+    assert str(tiny) == "brain4, 48x40x40 of 4x4x4 mm, 0.70 GiB of memory on a CPU, the default"
+    assert str(small) == "brain4, 96x80x80 of 2x2x2.5 mm, memory not measured"
+    told = info.as_json(info.describe("chain"))
+    assert told["preset tiny"]["memory_gib_cpu"] == 0.7
+    assert told["preset small"]["memory_gib_cpu"] is None
     assert rows["bundle"] == "stage_a"
 
 
@@ -61,13 +79,18 @@ def test_programs_get_the_folder_and_the_licence_of_each_stage(folder: Path) -> 
     assert (rows["folder"], rows["licence"]) == (str(folder / "stage_a"), "code A, weights B")
     told = info.as_json(info.describe("chain"))
     assert told["pipeline"] == "chain"
-    assert [stage["folder"] for stage in told["stages"]] == [str(folder / "stage_a")]
+    assert [stage["folder"] for stage in told["stages"]] == [str(folder / "stage_a")] * 2
 
 
 def test_the_installation_tells_what_there_is(folder: Path) -> None:
     rows = dict(info.describe())
     assert (rows["pipelines"], rows["bundles"]) == ("chain", "stage_a")
-    assert "brain4" in rows["schemas"].split(", ")
+    assert "brain4" in str(rows["schemas"]).split(", ")
+    assert str(rows["device"]).startswith(("cpu", "cuda"))
+    assert "not shipped: huge" in str(rows["weights stage_a"])
+    assert "0.70 GiB" in str(rows["chain preset tiny"])
+    keys = [key for key, _ in info.describe()]
+    assert list(json.loads(json.dumps(info.as_json(info.describe())))) == keys
 
 
 def test_an_unknown_name_tells_the_known_ones(folder: Path) -> None:

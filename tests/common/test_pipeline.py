@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ignite.engine import Engine
 
 from common import pipeline, stages
 from common.data.phantom import write_phantom_set
@@ -90,8 +92,14 @@ def test_a_stage_with_several_trainings_runs_them_in_order(
     told: list[tuple[str, int, int]] = []
 
     class Workflow:
+        def __init__(self) -> None:
+            self.trainer = Engine(lambda engine, batch: None)
+            self.trainer.state.max_epochs, self.trainer.state.epoch_length = 1, 3
+            self.parser = SimpleNamespace(get_parsed_content={"train#trainer": self.trainer}.get)
+
         def run(self) -> None:
-            assert told[-1][1] == len(opened) - 1  # said before it begins
+            assert told[-1][1] == 0  # said before it begins
+            self.trainer.run(range(3))
 
     def open_workflow(bundle: str, kind: str, preset: str, overrides: dict[str, Any]) -> Workflow:
         assert preset == overrides["preset"] == "tiny"
@@ -108,8 +116,9 @@ def test_a_stage_with_several_trainings_runs_them_in_order(
     assert folders == [tmp_path / "w" / bundle for bundle, _ in opened]
     assert {option["max_iterations"] for option in options} == {3}
     assert {option["dataset_dir"] for option in options} == {str(tmp_path / "p")}
-    assert [done for _, done, _ in told] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
-    assert {total for *_, total in told} == {5}
+    assert {option["progress"] for option in options} == {False}  # one bar, not two
+    names = ["train mask", *(f"{kind} volume" for kind in volume)]
+    assert told == [(name, done, 3) for name in names for done in range(4)]
 
 
 def test_a_training_that_fails_ends_the_run(

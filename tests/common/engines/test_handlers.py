@@ -20,6 +20,7 @@ from common.engines.handlers import (
     WarmupCosine,
     loss_metric,
     lower_is_better,
+    report_iterations,
     scalar_losses,
 )
 from common.errors import MedpairError
@@ -143,3 +144,13 @@ def test_the_validation_loss_is_the_mean_over_windows_and_is_logged(tmp_path: Pa
     ]
     assert lower_is_better(1.0, 2.0)
     assert not lower_is_better(2.0, 1.0)
+
+
+def test_a_trainer_says_how_far_it_is_counting_what_a_checkpoint_had() -> None:
+    told: list[tuple[str, int, int]] = []
+    trainer = Engine(lambda e, b: None)
+    trainer.load_state_dict({"iteration": 4, "max_epochs": 2, "epoch_length": 3})
+    report_iterations(trainer, "train mask", lambda *step: told.append(step))
+    assert told == [("train mask", 4, 6)]  # before it runs
+    trainer.run([0] * 3)
+    assert told[1:] == [("train mask", 5, 6), ("train mask", 6, 6)]
