@@ -237,6 +237,21 @@ def test_a_pair_knows_what_of_it_is_real(
     assert found.synthetic == (wanted[0] == "generated")
 
 
+def test_a_real_compressed_series_goes_in_and_out(tmp_path: Path) -> None:
+    root = os.environ.get("MEDPAIR_DATA")
+    folder = Path(root or "") / "ct_totalsegmentator"
+    if not root or not folder.is_dir():
+        pytest.skip("MEDPAIR_DATA holds no ct_totalsegmentator")
+    series, mask = folder / "example_ct_dicom", folder / "example_seg_dicom.nii.gz"
+    words = {"source": "totalsegmentator", "holdout": 0.0}
+    pairs = prepare(series, mask, "abdomen4", tmp_path / "set", **words)  # type: ignore[arg-type]
+    record = pairs.record("example_ct_dicom")
+    assert record["warnings"] == []
+    assert record["shape"] == [20, 512, 512]
+    assert record["voxels"]["liver"] > 100_000
+    assert len(export_dicom(pairs, tmp_path / "out")) == 1
+
+
 def test_real_series_and_structures_go_in_and_out(tmp_path: Path) -> None:
     root = os.environ.get("MEDPAIR_DATA")
     folder = Path(root or "") / "ct_ibsi_phantom" / "dicom"
