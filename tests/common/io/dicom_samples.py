@@ -56,6 +56,54 @@ def write_series(
     return files
 
 
+def write_multi_frame(path: Path, array_XYZ: Array, affine: Array) -> Path:
+    """Write a volume as one Enhanced CT file, its frames against their order."""
+    lps = LPS @ affine
+    steps = np.linalg.norm(lps[:3, :3], axis=0)
+    data = _dataset("1.2.840.10008.5.1.4.1.1.2.1")
+    data.Modality, data.SeriesInstanceUID = "CT", SERIES
+    data.SeriesNumber = data.InstanceNumber = 1
+    data.ImageType = ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
+    data.StudyID = data.AccessionNumber = data.StudyDate = data.StudyTime = ""
+    data.PatientBirthDate = data.PatientSex = data.Manufacturer = ""
+    data.Rows, data.Columns = array_XYZ.shape[1], array_XYZ.shape[0]
+    data.NumberOfFrames = array_XYZ.shape[2]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+    data.PixelRepresentation = 1
+    measures, orientation, transform = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing = [steps[1], steps[0]]
+    measures.SliceThickness = measures.SpacingBetweenSlices = steps[2]
+    orientation.ImageOrientationPatient = [*(lps[:3, 0] / steps[0]), *(lps[:3, 1] / steps[1])]
+    transform.RescaleSlope, transform.RescaleIntercept = 2.0, -1000.0
+    transform.RescaleType = "HU"
+    shared = Dataset()
+    shared.PixelMeasuresSequence = Sequence([measures])
+    shared.PlaneOrientationSequence = Sequence([orientation])
+    shared.PixelValueTransformationSequence = Sequence([transform])
+    data.SharedFunctionalGroupsSequence = Sequence([shared])
+    frames, planes = [], []
+    for number, z in enumerate(reversed(range(array_XYZ.shape[2])), start=1):
+        position, content, frame = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = list((lps @ [0, 0, z, 1])[:3])
+        content.DimensionIndexValues = [number]
+        frame.PlanePositionSequence = Sequence([position])
+        frame.FrameContentSequence = Sequence([content])
+        frames.append(frame)
+        planes.append(np.round((array_XYZ[:, :, z].T + 1000.0) / 2.0).astype(np.int16))
+    organisation, index = Dataset(), Dataset()
+    organisation.DimensionOrganizationUID = index.DimensionOrganizationUID = "1.2.3.77"
+    index.DimensionIndexPointer = 0x00200032
+    index.FunctionalGroupPointer = 0x00209113
+    data.DimensionOrganizationSequence = Sequence([organisation])
+    data.DimensionIndexSequence = Sequence([index])
+    data.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    data.PixelData = np.stack(planes).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
 def write_structures(
     path: Path, contours: dict[str, list[Array]], series: str | None = SERIES
 ) -> Path:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from common.data.geometry import to_ras
 from common.errors import MedpairError
 from common.io.dicom import choose_series, find_series, read_series, series_geometry
-from tests.common.io.dicom_samples import PLANTED, write_series
+from tests.common.io.dicom_samples import PLANTED, write_multi_frame, write_series
 
 SHAPE = (7, 6, 5)
 OBLIQUE = np.array(
@@ -69,6 +69,17 @@ def test_voxels_lie_where_they_lay(affine: np.ndarray, tmp_path: Path) -> None:
     assert np.array_equal(in_ras, wanted)
     corners = np.array([[x, y, z, 1] for x in (0, 6) for y in (0, 5) for z in (0, 4)]).T
     assert np.abs((affine_ras - wanted_affine) @ corners).max() <= 1e-4  # mm
+
+
+@pytest.mark.parametrize("affine", [straight(OBLIQUE), np.diag([-0.7, -1.1, 2.5, 1.0])])
+def test_frames_of_one_file_are_a_volume_too(affine: np.ndarray, tmp_path: Path) -> None:
+    array = volume()
+    write_multi_frame(tmp_path / "frames.dcm", array, affine)
+    found, where = read(tmp_path)
+    wanted, wanted_affine = to_ras(array, affine)
+    in_ras, affine_ras = to_ras(found, where)
+    assert np.array_equal(in_ras, wanted)
+    np.testing.assert_allclose(affine_ras, wanted_affine, atol=1e-4)
 
 
 def test_one_of_several_series_is_chosen_by_uid_or_modality(tmp_path: Path) -> None:
