@@ -16,6 +16,7 @@ from common.cli_comparison import add_comparison
 from common.cli_import import add_import
 from common.cli_judging import add_judging
 from common.cli_pack import add_pack
+from common.cli_report import add_report
 from common.cli_uses import add_uses
 from common.console import OutDir, Preset, Weights, complain, err, say
 from common.errors import IncompleteError, MedpairError
@@ -290,6 +291,7 @@ add_auditing(app)
 add_uses(app)
 add_comparison(app)
 add_cards(app)
+add_report(app)
 
 
 def one_line(error: BaseException) -> str | None:

@@ -11,10 +11,12 @@ from monai.bundle import ConfigParser
 
 from common.bundles import bundles_dir, pipelines
 from common.data.datasets import PairSet
-from common.errors import MedpairError
+from common.errors import IncompleteError, MedpairError
 from common.gating import StageEntry, is_gate, own_weights, without_gate
+from common.io.lock import brief
 from common.jobs import Geometry, Job, Part, Stage
 from common.progress import Progress, silent
+from common.report.page import REPORT, write_report
 from common.runs import run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
@@ -119,7 +121,7 @@ def generate_pipeline(
     part: Part | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Open the stages, generate the missing pairs and draw the contact sheet.
+    """Open the stages, generate the missing pairs, draw the contact sheet and write the report.
 
     Args:
         name: the pipeline's name, for the manifest.
@@ -175,8 +177,23 @@ def generate_pipeline(
 
         engine = RayEngine(partial(_callables, chosen, preset, weights), workers)
     stage_callables = {key: s.run for key, s in opened.items()}
-    run_stages(stage_callables, job, parameters, masks, progress, part, engine)
+    try:
+        run_stages(stage_callables, job, parameters, masks, progress, part, engine)
+    except IncompleteError:
+        _update_report(job.out)
+        raise
+    _update_report(job.out)
     return job.out
+
+
+def _update_report(out: Path) -> None:
+    """Write the report of a pair set whose manifest is newer, or that has none."""
+    manifest, report = out / "manifest.jsonl", out / REPORT
+    if not manifest.is_file() or not manifest.stat().st_size:
+        return
+    with brief(out / "images"):  # the part that ends last shows the whole
+        if not report.is_file() or report.stat().st_mtime_ns < manifest.stat().st_mtime_ns:
+            write_report(out)
 
 
 def _open(

@@ -47,6 +47,7 @@ def facts_of(
         "kind": kind,
         "details": details,
         "seed": record.get("noise_seed", record.get("seed")),
+        "volume": record.get("volume"),
         "seconds": seconds_of(record, log),
         "gate": gate_of(record),
         "shape": record["shape"],

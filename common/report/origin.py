@@ -7,7 +7,7 @@ from typing import Any
 
 from common.io.manifest import Record
 
-REAL = "scan"
+REAL = "prepared scan"
 """Kind of a pair that was prepared from files."""
 GENERATED = "fully generated"
 GIVEN_MASK = "image for a given mask"

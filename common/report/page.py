@@ -169,6 +169,7 @@ def _data(pairs: PairSet, content: Content, ranges: Ranges) -> dict[str, Any]:
         "labels": _labels(pairs, ranges),
         "total_ml": ranges.total_ml,
         "bins": BINS,
+        "script": SCRIPT,
         "pairs": content.pairs,
     }
 

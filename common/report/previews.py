@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Callable
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,8 +17,7 @@ MOST_CHARACTERS = 480_000
 """Of both previews of a pair together."""
 _PER_VOXEL = 0.25  # bytes that gzip leaves of a voxel at least, for the first try
 
-Array = npt.NDArray[np.generic]
-Block = Callable[[Array, int], Array]
+Array = npt.NDArray[Any]
 
 
 def previews(pair: Pair, slice_axis: str, most: int = MOST_CHARACTERS) -> tuple[str, str, int]:

@@ -18,9 +18,11 @@ from common.data.phantom import write_phantom_set
 from common.errors import IncompleteError, MedpairError
 from common.pipeline import generate_pipeline, read_pipeline
 
+TIMED = ("run.jsonl", "report.html")  # they hold seconds
+
 
 def tree(folder: Path) -> dict[str, str]:
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.jsonl")
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in TIMED)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

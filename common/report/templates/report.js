@@ -35,12 +35,23 @@
     };
   }
 
+  function script(href) {
+    return new Promise((resolve, reject) => {
+      const made = element("script");
+      made.addEventListener("load", resolve);
+      made.addEventListener("error", () => reject(new Error(`${href} is missing beside this page`)));
+      made.src = href;
+      document.head.append(made);
+    });
+  }
+
   async function start() {
-    if (typeof niivue === "undefined") throw new Error("niivue.umd.js is missing beside this page");
+    await script(data.script);
     const made = new niivue.Niivue({
       backColor: [0, 0, 0, 1],
-      crosshairColor: [0.9, 0.9, 0.9, 0.6],
-      crosshairWidth: 0.5,
+      crosshairColor: [0.55, 0.6, 0.65, 1],
+      crosshairWidth: 0.25,
+      isCornerOrientationText: true,
       dragAndDropEnabled: false,
       multiplanarShowRender: niivue.SHOW_RENDER.ALWAYS,
       show3Dcrosshair: false,
@@ -48,19 +59,20 @@
       logLevel: "error",
     });
     await made.attachToCanvas(canvas);
-    made.setMultiplanarLayout(narrow.matches ? niivue.MULTIPLANAR_TYPE.GRID : niivue.MULTIPLANAR_TYPE.ROW);
+    made.setMultiplanarLayout(layout());
     made.setSliceType(made.sliceTypeMultiplanar);
     made.setRenderAzimuthElevation(120, 15);
     return made;
   }
 
   const narrow = window.matchMedia("(max-width: 48rem)");
+  const layout = () => niivue.MULTIPLANAR_TYPE[narrow.matches ? "GRID" : "ROW"];
   const opacity = () => (byId("mask").checked ? byId("opacity").value / 100 : 0);
 
   async function show(index) {
     const mine = ++turn;
     const texts = ["image", "label"].map((kind) => byId(`${kind}-${index}`)?.textContent);
-    message.textContent = texts[0] ? "" : "No preview of this pair: open its files with another viewer.";
+    message.textContent = texts[0] ? "" : "No preview of this pair: open its full files with another viewer.";
     canvas.style.visibility = texts[0] ? "visible" : "hidden";
     if (!texts[0]) return;
     const load = (base64, name, more) => niivue.NVImage.loadFromBase64({ base64, name, ...more });
@@ -83,11 +95,12 @@
   // Facts
   function facts(pair) {
     const rows = [
-      ["from", pair.kind], ["details", pair.details], ["split", pair.split], ["person", pair.person],
-      ["seed", pair.seed], ["seconds", pair.seconds], ["gate", pair.gate],
-      ["voxels", pair.shape.join(" x ") + (pair.factor > 1 ? `, every ${pair.factor} joined in the preview` : "")],
+      ["from", pair.kind], ["details", pair.details], ["split", pair.split],
+      ["person", pair.person === pair.id ? null : pair.person],
+      ["seed", pair.seed], ["volume", pair.volume], ["seconds", pair.seconds], ["gate", pair.gate],
+      ["voxels", pair.shape.join(" x ")], ["preview", pair.factor > 1 ? `1 voxel for ${pair.factor} x ${pair.factor} x ${pair.factor}` : null],
       ["all labels", pair.total_ml === null ? null : `${short(pair.total_ml)} ml`],
-      ...Object.entries(pair.volumes).map(([name, ml]) => [name, `${short(ml)} ml`]),
+      ...data.labels.map(({ name }) => [name, name in pair.volumes ? `${short(pair.volumes[name])} ml` : null]),
       ["absent", pair.absent.join(", ")],
     ];
     const parts = [];
@@ -151,8 +164,8 @@
 
   const densities = data.pairs.map(density);
   const known = densities.filter((row) => row !== null);
-  const reach = (pick) => Array.from({ length: data.bins }, (_, bin) => pick(...known.map((row) => row[bin])));
-  const least = known.length ? reach(Math.min) : [], most = known.length ? reach(Math.max) : [];
+  const reach = (pick) => !known.length ? [] : Array.from({ length: data.bins }, (_, bin) => pick(...known.map((row) => row[bin])));
+  const least = reach(Math.min), most = reach(Math.max);
 
   function plot(id, paint) {
     const svg = byId(id), width = svg.clientWidth || 400, height = svg.clientHeight || 192, foot = 20;
@@ -177,8 +190,8 @@
     });
     plot("label", (line) => {
       for (const label of data.labels) {
-        const row = pair.histograms[label.name];
-        const top = row ? Math.max(...row) : 0;
+        const row = pair.histograms[label.name] || [];
+        const top = Math.max(0, ...row);
         if (top) line(row.map((count) => count / top), { style: `stroke: ${colour(label)}` });
       }
     });
@@ -215,9 +228,11 @@
   });
   window.addEventListener("resize", () => intensities(data.pairs[chosen], chosen));
   choose(0);
-  start().then((made) => {
+  message.textContent = "Loading the viewer";
+  // The page is painted first: a viewer takes seconds to start where there is no graphics card.
+  new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve))).then(start).then((made) => {
     viewer = made;
-    narrow.addEventListener("change", () => viewer.setMultiplanarLayout(narrow.matches ? niivue.MULTIPLANAR_TYPE.GRID : niivue.MULTIPLANAR_TYPE.ROW));
+    narrow.addEventListener("change", () => viewer.setMultiplanarLayout(layout()));
     return show(chosen);
   }).catch(failed);
 })();
