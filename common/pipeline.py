@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,13 +178,20 @@ def generate_pipeline(
 
         engine = RayEngine(partial(_callables, chosen, preset, weights), workers)
     stage_callables = {key: s.run for key, s in opened.items()}
-    try:
+    with _reported(job.out):
         run_stages(stage_callables, job, parameters, masks, progress, part, engine)
-    except IncompleteError:
-        _update_report(job.out)
-        raise
-    _update_report(job.out)
     return job.out
+
+
+@contextmanager
+def _reported(out: Path) -> Iterator[None]:
+    """Write the report of what the block generates, also where a gate refused some pairs."""
+    try:
+        yield
+    except IncompleteError:
+        _update_report(out)
+        raise
+    _update_report(out)
 
 
 def _update_report(out: Path) -> None:

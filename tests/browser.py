@@ -100,7 +100,9 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Open a file from disk."""
-        self.call("Page.navigate", url=path.absolute().as_uri())
+        url = path.absolute().as_uri()
+        self.call("Page.navigate", url=url)
+        self.wait(f"location.href === {json.dumps(url)} && document.readyState !== 'loading'")
 
     def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression, awaited."""

@@ -11,7 +11,7 @@ REAL = "prepared scan"
 """Kind of a pair that was prepared from files."""
 GENERATED = "fully generated"
 GIVEN_MASK = "image for a given mask"
-GIVEN_PAIR = "given pair, refined"
+GIVEN_PAIR = "given pair"
 REAL_MASK = "from a real mask"
 PHANTOM = "phantom"
 UNKNOWN = "not stated"
@@ -34,16 +34,18 @@ def origin_of(record: Record, header: Mapping[str, Any]) -> tuple[str, str]:
     """
     source = record.get("source")
     if source == "generated":
-        return _generated(record.get("parameters", {}).get("stages", {}))
+        return _generated(record.get("parameters", {}).get("stages"))
     if isinstance(source, Mapping):
         return _from_files(source, record.get("informed", {}))
     return (PHANTOM, "") if "phantom" in header else (UNKNOWN, "")
 
 
-def _generated(stages: Mapping[str, Any]) -> tuple[str, str]:
+def _generated(stages: Mapping[str, Any] | None) -> tuple[str, str]:
+    if stages is None:
+        return UNKNOWN, ""
     said = "stages " + ", ".join(stages) if stages else ""
-    if not stages or "mask" in stages:
-        return (GENERATED if stages else UNKNOWN), said
+    if "mask" in stages:
+        return GENERATED, said
     return (GIVEN_MASK if {"image", "volume"} & set(stages) else GIVEN_PAIR), said
 
 

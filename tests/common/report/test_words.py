@@ -23,8 +23,9 @@ def made(*stages: str) -> dict[str, Any]:
         (made("mask", "image"), "fully generated"),
         (made("image", "refine"), "image for a given mask"),
         (made("volume"), "image for a given mask"),
-        (made("refine"), "given pair, refined"),
-        (made(), "not stated"),
+        (made("refine"), "given pair"),
+        (made(), "given pair"),
+        ({"source": "generated"}, "not stated"),
         ({"source": {"image": "1_T1.nii.gz", "label": "1_l.nii.gz"}}, "prepared scan"),
         ({"source": {"label": "1"}}, "image for a given mask"),
         (
