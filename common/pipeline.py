@@ -14,10 +14,9 @@ from common.bundles import bundles_dir, pipelines
 from common.data.datasets import PairSet
 from common.errors import IncompleteError, MedpairError
 from common.gating import StageEntry, is_gate, own_weights, without_gate
-from common.io.lock import brief
 from common.jobs import Geometry, Job, Part, Stage
 from common.progress import Progress, silent
-from common.report.page import REPORT, write_report
+from common.report.page import update_report
 from common.runs import run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
@@ -178,30 +177,21 @@ def generate_pipeline(
 
         engine = RayEngine(partial(_callables, chosen, preset, weights), workers)
     stage_callables = {key: s.run for key, s in opened.items()}
-    with _reported(job.out):
+    alone = part is None or part.of == 1
+    with _reported(job.out, 1 if alone else num):  # of parts, the one that ends last
         run_stages(stage_callables, job, parameters, masks, progress, part, engine)
     return job.out
 
 
 @contextmanager
-def _reported(out: Path) -> Iterator[None]:
+def _reported(out: Path, least: int) -> Iterator[None]:
     """Write the report of what the block generates, also where a gate refused some pairs."""
     try:
         yield
     except IncompleteError:
-        _update_report(out)
+        update_report(out, least)
         raise
-    _update_report(out)
-
-
-def _update_report(out: Path) -> None:
-    """Write the report of a pair set whose manifest is newer, or that has none."""
-    manifest, report = out / "manifest.jsonl", out / REPORT
-    if not manifest.is_file() or not manifest.stat().st_size:
-        return
-    with brief(out / "images"):  # the part that ends last shows the whole
-        if not report.is_file() or report.stat().st_mtime_ns < manifest.stat().st_mtime_ns:
-            write_report(out)
+    update_report(out, least)
 
 
 def _open(

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from common.data.datasets import PairSet
 from common.errors import MedpairError
 from common.io.atomic import write_text
+from common.io.lock import brief
 from common.io.manifest import versions
 from common.progress import Progress, silent
 from common.report.facts import BINS, Facts, facts_of, histograms, voxel_ml
@@ -71,6 +72,27 @@ def write_report(
     put_viewer(folder)
     write_text(folder / REPORT, render(pairs, content, _link(folder / "card.html", folder)))
     return folder / REPORT
+
+
+def update_report(pairset_dir: Path, least: int = 1) -> bool:
+    """Write the report of a pair set that has none, or whose manifest is newer.
+
+    Args:
+        pairset_dir: the pair set; parts of a run may write in it meanwhile.
+        least: pairs that it must hold, else nothing is written.
+
+    Returns:
+        Whether it was written.
+    """
+    pairs, report = PairSet.open(pairset_dir), pairset_dir / REPORT
+    if len(pairs.ids()) < max(least, 1):
+        return False
+    with brief(pairset_dir / "images"):
+        made = report.stat().st_mtime_ns if report.is_file() else 0
+        if made > pairs.manifest.path.stat().st_mtime_ns:
+            return False
+        write_report(pairset_dir)
+    return True
 
 
 def collect(pairs: PairSet, folder: Path, progress: Progress = silent) -> Content:

@@ -23,7 +23,7 @@ from common.data.phantom import write_phantom_set
 from common.errors import MedpairError
 from common.io.manifest import sha256
 from common.report import page, vendored
-from common.report.page import write_report
+from common.report.page import update_report, write_report
 
 SIZE = (24, 20, 16)
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
@@ -206,6 +206,16 @@ def test_another_folder_and_the_card(phantoms: PairSet, tmp_path: Path) -> None:
     shown = read(write_report(phantoms.dir, out))
     assert "card.html" in shown.links
     assert f"../set/images/{phantoms.ids()[0]}.nii.gz" in shown.links
+
+
+def test_it_is_written_again_where_pairs_are_new(phantoms: PairSet) -> None:
+    assert not update_report(phantoms.dir, least=4)
+    assert not (phantoms.dir / "report.html").exists()
+    assert update_report(phantoms.dir, least=3)
+    assert not update_report(phantoms.dir)
+    phantoms.remove(phantoms.ids()[0])
+    assert update_report(phantoms.dir)
+    assert len(read(phantoms.dir / "report.html").data["pairs"]) == 2
 
 
 def test_no_pairs_and_no_set(tmp_path: Path) -> None:
