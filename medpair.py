@@ -29,6 +29,7 @@ __all__ = [
     "main",
     "pack",
     "prepare",
+    "report",
     "train",
 ]
 
@@ -300,6 +301,25 @@ def pack(name: str, out: StrPath) -> list[Path]:
     from common.pack import pack as run
 
     return run(name, out)
+
+
+def report(pairs: StrPath, *, out: StrPath | None = None, progress: Progress | None = None) -> Path:
+    """Write ``report.html``, a page to look at the pairs of a set and what is known of them.
+
+    Args:
+        pairs: a pair set.
+        out: folder for the page and its viewer; None takes the pair set's.
+        progress: called with (task, done, total).
+
+    Returns:
+        The page; it names pairs that cannot be read.
+
+    Raises:
+        common.errors.MedpairError: where there is no pair set, or no pair in it.
+    """
+    from common.report.page import write_report
+
+    return write_report(pairs, out, progress)
 
 
 def _path(value: StrPath | None) -> Path | None:

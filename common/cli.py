@@ -19,6 +19,7 @@ from common.cli_import import import_weights
 from common.cli_judging import judge
 from common.cli_pack import pack
 from common.cli_pipeline import evaluate, generate, train
+from common.cli_report import report
 from common.cli_uses import counterfactual, enhance, harmonise
 from common.console import begin, complain, end, say
 from common.errors import IncompleteError, MedpairError
@@ -54,6 +55,7 @@ COMMANDS: dict[str, list[tuple[Callable[..., None], str]]] = {
         (harmonise, "harmonise --data pairset --reference 1000 --slice 24 --out alike"),
     ],
     "Judge": [
+        (report, "report pairs"),
         (evaluate, "evaluate mcdpm_mask --data pairset --synthetic pairs --out masks"),
         (judge, "judge --real pairset --synthetic pairs --out report"),
         (audit, "audit pairs --real pairset --out report"),

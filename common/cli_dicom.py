@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from common.console import say
+from common.console import out
 
 
 def dicom(
@@ -24,7 +24,7 @@ def dicom(
 
     known = None if schema is None else load_schema(schema)
     for series in find_series(path):
-        say(series.says())
+        _show(series.says())
         if series.modality not in KINDS:
             continue
         for file in series.files:
@@ -35,7 +35,12 @@ def dicom(
                 found = matches(labels.structures, known.names_and_aliases, codes)
             for one in labels.structures:
                 label = "" if known is None else f" -> {_label(found.get(one.number), known.names)}"
-                say(f"  {one.number}: {one.name}{label}")
+                _show(f"  {one.number}: {one.name}{label}")
+
+
+def _show(line: str) -> None:
+    """Write a line that was asked for, and that no log keeps."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _label(identity: int | None, names: tuple[str, ...]) -> str:

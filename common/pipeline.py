@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from common.bundles import bundles_dir, pipeline_file
 from common.data.datasets import PairSet
 from common.engines.device import pick_device
 from common.engines.handlers import report_iterations
-from common.errors import MedpairError
+from common.errors import IncompleteError, MedpairError
 from common.gating import StageEntry, is_gate, own_weights, without_gate
 from common.jobs import Geometry, Job, Part, Stage
 from common.memory import check_memory, needed_gib
 from common.progress import Progress
+from common.report.page import update_report
 from common.runs import run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
@@ -122,7 +124,7 @@ def generate_pipeline(
     part: Part | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Open the stages, generate the missing pairs and draw the contact sheet.
+    """Open the stages, generate the missing pairs, draw the contact sheet and write the report.
 
     Args:
         name: the pipeline's name, for the manifest.
@@ -169,19 +171,17 @@ def generate_pipeline(
     opened = _open(chosen, preset, weights)
     judges = {s["name"] for s in chosen if is_gate(s)}
     identities = {key: stage.identity for key, stage in opened.items()}
-    parameters = {
-        "pipeline": name,
-        "preset": preset,
-        "stages": {key: value for key, value in identities.items() if key not in judges},
-        **{key: value for key, value in identities.items() if key in judges},
-    }
+    makers = {key: value for key, value in identities.items() if key not in judges}
+    judging = {key: value for key, value in identities.items() if key in judges}
+    parameters = {"pipeline": name, "preset": preset, "stages": makers, **judging}
     engine = None
     if workers is not None:
         from common.ray_engine import RayEngine
 
         engine = RayEngine(partial(_callables, chosen, preset, weights), workers)
-    stage_callables = {key: s.run for key, s in opened.items()}
-    run_stages(stage_callables, job, parameters, masks, progress, part, engine)
+    with _reported(job.out, num if part and part.of > 1 else 1):  # of parts, the last one
+        runs = {key: s.run for key, s in opened.items()}
+        run_stages(runs, job, parameters, masks, progress, part, engine)
     return job.out
 
 
@@ -192,6 +192,17 @@ def _check_fits(
     shorter = geometry.size[0] < entry["size"][0]
     if not shorter and pick_device().type == "cpu":
         check_memory(needed_gib(entry, stages), preset)
+
+
+@contextmanager
+def _reported(out: Path, least: int) -> Iterator[None]:
+    """Write the report of what the block generates, also where a gate refused some pairs."""
+    try:
+        yield
+    except IncompleteError:
+        update_report(out, least)
+        raise
+    update_report(out, least)
 
 
 def _open(

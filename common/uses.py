@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 StrPath = str | Path
 BUNDLE = "gem3d_volume"
 PIPELINE = "gem3d"
+PAIR_SETS = ("enhance", "harmonise")
+"""The uses that write a pair set, which gets a report."""
 AUGMENTATION = {"_target_": "gem3d.mask_augment.MaskAugmentation"}
 
 
@@ -47,7 +49,7 @@ def enhance(
         progress: called with ("volumes", done, total).
 
     Returns:
-        The pair set's folder, with ``enhance.json``.
+        The pair set's folder, with ``enhance.json`` and ``report.html``.
 
     Raises:
         MedpairError: for values outside their range, data that do not fit, or a folder in use.
@@ -149,7 +151,7 @@ def harmonise(
         progress: called with ("volumes", done, total).
 
     Returns:
-        The pair set's folder, with ``harmonise.json``.
+        The pair set's folder, with ``harmonise.json`` and ``report.html``.
 
     Raises:
         MedpairError: for a missing reference, a body that does not fit, or a folder in use.
@@ -175,6 +177,7 @@ def _run(
     overrides: Mapping[str, Any],
     progress: Progress | None,
 ) -> Path:
+    from common.report.page import write_report
     from common.stages import run_use, weights_path
 
     given = {
@@ -184,6 +187,8 @@ def _run(
         "weights": str(weights_path(BUNDLE, preset, weights)),
     }
     run_use(BUNDLE, kind, preset, given, progress)
+    if kind in PAIR_SETS:
+        write_report(out, progress=progress)
     return Path(out)
 
 

@@ -63,6 +63,8 @@ def test_bundles_stand_beside_common(wheel: set[str]) -> None:
     assert "common/py.typed" in wheel
     assert "common/data/schemas/brain4.yaml" in wheel
     assert "segeval/templates/card.html.j2" in wheel
+    parts = ("templates/report.html.j2", "vendor/niivue.umd.js", "vendor/LICENSE")
+    assert {f"common/report/{name}" for name in parts} <= wheel
 
 
 @pytest.fixture(scope="module")

@@ -265,7 +265,7 @@ class PairSet:
             path.unlink(missing_ok=True)
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append seconds, memory and the like to `run.jsonl`, the only file that may differ."""
+        """Append seconds, memory and the like to `run.jsonl`, which equal runs do not share."""
         append_jsonl(self.dir / "run.jsonl", dict(record))
 
     def _write_datalist(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,37 +17,46 @@ from common.errors import MedpairError
 from common.io.manifest import sha256
 from common.io.nifti import SUFFIXES, Volume, read_geometry, read_volume
 
+if TYPE_CHECKING:
+    from common.io.dicom import Series
+
 
 def is_dicom(path: Path) -> bool:
     """Return whether a path is a DICOM folder or file: all that is no other volume file."""
     return not path.name.lower().endswith(SUFFIXES)
 
 
-def read_image(scan: Scan, channel: int | str | None = None) -> Volume:
+def read_image(scan: Scan, channel: int | str | None = None, modality: str | None = None) -> Volume:
     """Read the image of a scan, in its file's axis order.
 
     Args:
         scan: the files.
         channel: for 4D files, see `read_volume`.
+        modality: of the images of a DICOM folder, where the scan names no series.
 
     Raises:
-        MedpairError: for a damaged file or series.
+        MedpairError: for a damaged file or series, or one of another modality.
     """
     if not is_dicom(scan.image):
         return read_volume(scan.image, channel)
-    from common.io.dicom import choose_series, find_series, read_series
+    from common.io.dicom import read_series
 
-    series = choose_series(scan.image, find_series(scan.image), scan.series)
-    return Volume(*read_series(series))
+    return Volume(*read_series(_series(scan, modality)))
 
 
-def image_geometry(scan: Scan) -> tuple[tuple[int, ...], np.ndarray]:
+def image_geometry(scan: Scan, modality: str | None = None) -> tuple[tuple[int, ...], np.ndarray]:
     """Return size and affine of a scan's image from its headers; errors as `read_image`."""
     if not is_dicom(scan.image):
         return read_geometry(scan.image)
-    from common.io.dicom import choose_series, find_series, series_geometry
+    from common.io.dicom import series_geometry
 
-    return series_geometry(choose_series(scan.image, find_series(scan.image), scan.series))
+    return series_geometry(_series(scan, modality))
+
+
+def _series(scan: Scan, modality: str | None) -> Series:
+    from common.io.dicom import choose_series, find_series
+
+    return choose_series(scan.image, find_series(scan.image), scan.series, modality)
 
 
 def read_mask(
@@ -84,7 +94,7 @@ def _dicom_mask(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     from common.io.dicom_labels import check_reference, matches, open_labels, paint
 
-    uid = _series_uid(scan)
+    uid = _series(scan, schema.modality).uid if is_dicom(scan.image) else None
     labels = open_labels(_label_file(scan, uid))
     if uid is not None:
         check_reference(labels, uid)
@@ -109,14 +119,6 @@ def _dicom_mask(
         numbers = ", ".join(str(one.number) for one in others[:20])
         notes.append(f"{len(others)} structures left out (numbers {numbers})")
     return mask, tuple(notes)
-
-
-def _series_uid(scan: Scan) -> str | None:
-    if not is_dicom(scan.image):
-        return None
-    from common.io.dicom import choose_series, find_series
-
-    return choose_series(scan.image, find_series(scan.image), scan.series).uid
 
 
 def _label_file(scan: Scan, uid: str | None) -> Path:

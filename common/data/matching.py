@@ -111,18 +111,26 @@ def _dicom_pairs(image_dir: Path, label_dir: Path) -> dict[str, tuple[Path, Path
     alone = any(_may_be_dicom(f) for f in image_dir.iterdir())
     folders = [image_dir] if alone else [d for d in sorted(image_dir.iterdir()) if d.is_dir()]
     images = {d.resolve().name: d for d in folders if not d.name.startswith(".")}
-    if image_dir.resolve() == label_dir.resolve() or label_dir.is_file():
-        return {i: (d, d if label_dir.is_dir() else label_dir) for i, d in images.items()}
+    if image_dir.resolve() == label_dir.resolve():
+        return {i: (d, d) for i, d in images.items()}
+    if label_dir.is_file():
+        if len(images) > 1:
+            raise MedpairError(
+                f"{label_dir}: one file for {len(images)} scans, wanted one each; give a folder"
+            )
+        return {i: (d, label_dir) for i, d in images.items()}
     if not label_dir.is_dir():
         raise MedpairError(f"{label_dir}: no such folder; correct the path")
     if alone and any(_may_be_dicom(f) for f in label_dir.iterdir()):
         return {i: (d, label_dir) for i, d in images.items()}
     entries = [f for f in sorted(label_dir.iterdir()) if not f.name.startswith(".")]
     volumes = [f for f in entries if f.name.lower().endswith(SUFFIXES)]
-    labels = (
-        _by_stem(volumes) if volumes else {f.stem if f.is_file() else f.name: f for f in entries}
-    )
-    return _paired(images, labels, image_dir, label_dir)
+    named = _unique([(entry.name.removesuffix(".dcm"), entry) for entry in entries])
+    labels = _by_stem(volumes) if volumes else named
+    if alone and len(labels) == 1:  # one scan and one mask were named, whatever they are called
+        return {i: (d, next(iter(labels.values()))) for i, d in images.items()}
+    _check_partners(images, labels, image_dir, label_dir)
+    return {identity: (images[identity], labels[identity]) for identity in sorted(images)}
 
 
 def _by_pattern(files: list[Path], pattern: str) -> dict[str, Path]:
@@ -168,6 +176,13 @@ def _paired(
     if len(images) == len(labels) == 1:
         (identity, image), (_, label) = next(iter(images.items())), next(iter(labels.items()))
         return {_common_id(image, label) or identity: (image, label)}
+    _check_partners(images, labels, image_dir, label_dir)
+    return {identity: (images[identity], labels[identity]) for identity in sorted(images)}
+
+
+def _check_partners(
+    images: Mapping[str, Path], labels: Mapping[str, Path], image_dir: Path, label_dir: Path
+) -> None:
     lone = [(image_dir, "a mask", sorted(set(images) - set(labels)))]
     lone.append((label_dir, "an image", sorted(set(labels) - set(images))))
     for folder, partner, ids in lone:
@@ -177,7 +192,6 @@ def _paired(
                 f"{folder}: {len(ids)} files without {partner} ({shown}); add or remove files, or "
                 "give image_pattern and label_pattern"
             )
-    return {identity: (images[identity], labels[identity]) for identity in sorted(images)}
 
 
 def _common_id(image: Path, label: Path) -> str:

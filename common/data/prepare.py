@@ -171,7 +171,7 @@ def read_scan(scan: Scan, s: Settings) -> Raw:
     Raises:
         MedpairError: for a damaged file, unknown ids, or a mask without any of the labels.
     """
-    volume = read_image(scan, s.channel)
+    volume = read_image(scan, s.channel, s.schema.modality)
     label, warnings = read_mask(scan, volume, s.schema, s.source)
     named = (label > 0) & (label != (s.schema.container_id or 0))
     if not named.any():
@@ -217,7 +217,7 @@ def check_geometry(scans: Sequence[Scan], schema: LabelSchema) -> Spacing | None
     """
     spacings = []
     for scan in scans:
-        shape, affine = _ras_header(*image_geometry(scan))
+        shape, affine = _ras_header(*image_geometry(scan, schema.modality))
         if is_dicom(scan.image) or is_dicom(scan.label):
             label_shape, label_affine = shape, affine  # compared when they are read
         else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-REAL, GENERATED, CHANGED = "real", "generated", "real, changed"
+REAL, GENERATED, CHANGED, GIVEN = "real", "generated", "real, changed", "given"
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Provenance:
 
     Attributes:
         image: "real" or "generated".
-        mask: "real", "real, changed" (deformed or edited) or "generated".
+        mask: "real", "real, changed" (deformed or edited), "generated", or "given" where it is not
+            known which.
         slice: "real" or "generated" where the image starts from a slice; None otherwise.
         maker: pipeline or bundle; None for a real scan.
     """
@@ -38,6 +39,7 @@ class Provenance:
             GENERATED: "a generated mask",
             REAL: "the mask of a real scan",
             CHANGED: "the changed mask of a real scan",
+            GIVEN: "a given mask",
         }[self.mask]
         start = "" if self.slice is None else f", starting from a {self.slice} slice"
         return f"Image generated for {mask}{start}, by {self.maker} of medpair."
@@ -61,6 +63,8 @@ def provenance_of(header: Mapping[str, Any], record: Mapping[str, Any]) -> Prove
     if isinstance(informed, Mapping):
         kind = GENERATED if informed.get("kind") == GENERATED else REAL
     changed = any(record.get(key) for key in ("mask_augmentation", "edit", "edits"))
-    mask = GENERATED if source == GENERATED else CHANGED if changed else REAL
+    stages = made.get("stages")
+    drawn = source == GENERATED and (not isinstance(stages, Mapping) or "mask" in stages)
+    mask = GENERATED if drawn else GIVEN if source == GENERATED else CHANGED if changed else REAL
     maker = made.get("pipeline") or made.get("bundle") or made.get("generated_by") or "a bundle"
     return Provenance(GENERATED, mask, kind, str(maker))

@@ -9,7 +9,7 @@ X columns, Y rows, Z slices of a series.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from common.errors import MedpairError
+from common.io.dicom_stack import LPS_TO_RAS, Affine, named, stack
 
 Array = npt.NDArray[Any]
-Affine = npt.NDArray[np.float64]
 
 IMAGES = ("CT", "MR", "PT", "NM", "US", "OT")
 ENHANCED = (
@@ -34,14 +34,20 @@ ENHANCED = (
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT
     "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR
 )
-NOT_DICOM = (".txt", ".md", ".csv", ".json", ".xml", ".html", ".jpg", ".png", ".pdf", ".inf")
+NOT_DICOM = (
+    ".txt",
+    ".log",
+    ".md",
+    ".csv",
+    ".json",
+    ".xml",
+    ".html",
+    ".jpg",
+    ".png",
+    ".pdf",
+    ".inf",
+)
 """Endings of files that lie beside exports and are passed over."""
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-PARALLEL = 1e-3
-"""Largest difference of the direction cosines of two slices, and of a stack from its normal."""
-EVEN = 0.01
-"""Largest difference of two slice distances, as a share of the usual one."""
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -85,19 +91,18 @@ def find_series(path: str | Path) -> tuple[Series, ...]:
     path = Path(path)
     if not path.exists():
         raise MedpairError(f"{path}: no such file or folder; correct the path")
-    groups: dict[str, list[tuple[Path, Dataset]]] = {}
+    groups: dict[str, list[tuple[Path, _Head]]] = {}
     foreign = []
     for file in _files(path):
         try:
             head = _head(file)
-        except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError):
+        except Exception:  # noqa: BLE001 - pydicom raises many kinds for a damaged file
             foreign.append(file)
             continue
-        if head is not None:
-            groups.setdefault(str(head.SeriesInstanceUID), []).append((file, head))
+        groups.setdefault(head.uid, []).append((file, head))
     if foreign:
         raise MedpairError(
-            f"{path}: {len(foreign)} files are damaged or no DICOM ({_named(foreign)}); copy them "
+            f"{path}: {len(foreign)} files are damaged or no DICOM ({named(foreign)}); copy them "
             "again or move them away"
         )
     if not groups:
@@ -105,32 +110,39 @@ def find_series(path: str | Path) -> tuple[Series, ...]:
     found = [
         Series(
             uid,
-            str(items[0][1].get("Modality", "")),
+            items[0][1].modality,
             tuple(file for file, _ in items),
-            len({str(head.get("PatientID", "")) for _, head in items}),
+            len({head.patient for _, head in items}),
         )
         for uid, items in groups.items()
     ]
     return tuple(sorted(found, key=lambda series: (series.modality, series.uid)))
 
 
-def choose_series(path: str | Path, series: Sequence[Series], wanted: str | None = None) -> Series:
+def choose_series(
+    path: str | Path,
+    series: Sequence[Series],
+    wanted: str | None = None,
+    modality: str | None = None,
+) -> Series:
     """Return the one image series of a folder.
 
     Args:
         path: the folder, for errors.
         series: what it holds.
         wanted: SeriesInstanceUID, or a modality such as CT; None where there is only one.
+        modality: what the images should be where none is named; None takes any.
 
     Raises:
         MedpairError: where none or several fit; the message lists them.
     """
     images = [one for one in series if one.is_image]
-    fit = [one for one in images if wanted in (None, one.uid, one.modality)]
+    asked = wanted or modality
+    fit = [one for one in images if asked in (None, one.uid, one.modality)]
     if len(fit) != 1:
         listed = "; ".join(one.says() for one in images) or "none"
         raise MedpairError(
-            f"{path}: {len(fit)} image series fit{'' if wanted is None else f' {wanted}'}, wanted "
+            f"{path}: {len(fit)} image series fit{'' if asked is None else f' {asked}'}, wanted "
             f"one; choose by UID or modality (series): {listed}"
         )
     return fit[0]
@@ -151,7 +163,7 @@ def read_series(series: Series) -> tuple[Array, Affine, tuple[str, ...]]:
             pixels that cannot be decoded; the message names the files.
     """
     _one_patient(series)
-    with _quiet():
+    with quiet():
         slices = [(file, read_file(file)) for file in series.files]
         if str(slices[0][1].get("SOPClassUID", "")) in ENHANCED:
             return _multi_frame(slices)
@@ -163,8 +175,8 @@ def read_series(series: Series) -> tuple[Array, Affine, tuple[str, ...]]:
 def series_geometry(series: Series) -> tuple[tuple[int, int, int], Affine]:
     """Return the size (X, Y, Z) and affine of a series without its pixels; errors as above."""
     _one_patient(series)
-    with _quiet():
-        slices = [(f, pydicom.dcmread(f, stop_before_pixels=True)) for f in series.files]
+    with quiet():
+        slices = [(file, read_file(file, pixels=False)) for file in series.files]
         if str(slices[0][1].get("SOPClassUID", "")) in ENHANCED:
             array, affine, _ = _multi_frame([(f, read_file(f)) for f in series.files])
             return (array.shape[0], array.shape[1], array.shape[2]), affine
@@ -173,111 +185,35 @@ def series_geometry(series: Series) -> tuple[tuple[int, int, int], Affine]:
     return (int(first.Columns), int(first.Rows), len(ordered)), affine
 
 
-def stack(
-    slices: Sequence[tuple[Path, Dataset]],
-) -> tuple[list[tuple[Path, Dataset]], Affine]:
-    """Sort single-frame images by their place and return the affine of the stack.
-
-    Args:
-        slices: files with their data sets.
-
-    Returns:
-        The slices along their normal, and the affine from (column, row, slice) to mm, RAS+.
-
-    Raises:
-        MedpairError: for tags that are missing or differ, duplicates, gaps, tilt, or one slice.
-    """
-    tags = ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient")
-    for tag in tags:
-        lacking = [file for file, data in slices if not _given(data, tag)]
-        if lacking:
-            raise MedpairError(
-                f"{_named(lacking)}: no usable {tag}, wanted one in every slice; export the "
-                "series again"
-            )
-    if len(slices) < 2:
-        raise MedpairError(f"{slices[0][0]}: 1 slice, wanted a volume of 2 or more")
-    for tag, tolerance in (
-        ("Rows", 0.0),
-        ("Columns", 0.0),
-        ("PixelSpacing", 1e-3),
-        ("ImageOrientationPatient", PARALLEL),
-    ):
-        values = np.array([np.atleast_1d(_numbers(data, tag)) for _, data in slices])
-        off = np.abs(values - np.median(values, axis=0)).max(axis=1) > tolerance
-        if off.any():
-            bad = [file for (file, _), wrong in zip(slices, off, strict=True) if wrong]
-            raise MedpairError(
-                f"{_named(bad)}: {tag} differs from the other {len(slices) - len(bad)} slices; "
-                "they are another series, move them away"
-            )
-    return _placed(slices)
-
-
-def _placed(
-    slices: Sequence[tuple[Path, Dataset]],
-) -> tuple[list[tuple[Path, Dataset]], Affine]:
-    orientation = _numbers(slices[0][1], "ImageOrientationPatient")
-    along_row, along_column = orientation[:3], orientation[3:]
-    normal = np.cross(along_row, along_column)
-    if abs(np.linalg.norm(normal) - 1) > 1e-2:
-        raise MedpairError(
-            f"{slices[0][0]}: ImageOrientationPatient {orientation.round(3).tolist()}, wanted two "
-            "perpendicular directions of length 1; export the series again"
-        )
-    places = np.array([_numbers(data, "ImagePositionPatient") for _, data in slices])
-    heights = places @ normal
-    order = np.argsort(heights, kind="stable")
-    ordered = [slices[i] for i in order]
-    steps = np.diff(heights[order])
-    _check_steps([file for file, _ in ordered], steps)
-    rows, columns = _numbers(slices[0][1], "PixelSpacing")
-    between = (places[order[-1]] - places[order[0]]) / (len(slices) - 1)
-    tilt = np.degrees(np.arccos(np.clip(between @ normal / np.linalg.norm(between), -1, 1)))
-    if tilt > np.degrees(PARALLEL) * 2:
-        raise MedpairError(
-            f"{ordered[0][0].parent}: the stack is tilted by {tilt:.1f} degrees (gantry tilt), "
-            "wanted slices that lie straight above each other; resample the series first"
-        )
-    lps = np.eye(4)
-    lps[:3, 0], lps[:3, 1], lps[:3, 2] = along_row * columns, along_column * rows, between
-    lps[:3, 3] = places[order[0]]
-    return ordered, LPS_TO_RAS @ lps
-
-
-def _check_steps(files: Sequence[Path], steps: Array) -> None:
-    usual = float(np.median(steps))
-    same = np.flatnonzero(steps < max(1e-4, EVEN * usual))
-    if same.size:
-        pairs = [files[int(i) + side] for i in same for side in (0, 1)]
-        raise MedpairError(
-            f"{_named(pairs)}: {same.size} slices lie at the place of another; move the "
-            "duplicates away"
-        )
-    uneven = np.flatnonzero(np.abs(steps - usual) > EVEN * usual)
-    if uneven.size:
-        i = int(uneven[0])
-        raise MedpairError(
-            f"{files[i]} and {files[i + 1].name}: {steps[i]:.3f} mm apart, wanted {usual:.3f} mm "
-            f"as the others ({uneven.size} such places): slices are missing; copy the whole series"
-        )
-
-
 def _pixels(file: Path, data: Dataset) -> npt.NDArray[np.float32]:
     """Return the rescaled pixels of a slice, (X, Y)."""
-    if int(data.get("SamplesPerPixel", 1)) != 1 or int(data.get("NumberOfFrames", 1) or 1) != 1:
-        raise MedpairError(f"{file}: colour or several frames, wanted one grey plane; leave it out")
-    if data.get("PhotometricInterpretation") == "MONOCHROME1":
-        raise MedpairError(f"{file}: MONOCHROME1 (inverted grey), wanted MONOCHROME2; convert it")
-    slope, intercept = (
-        float(data.get(f"Rescale{x}", d)) for x, d in (("Slope", 1), ("Intercept", 0))
-    )
+    if _number(file, data, "NumberOfFrames", 1) != 1:
+        raise MedpairError(f"{file}: several frames, wanted one plane; leave it out")
+    _check_grey(file, data)
+    slope = _number(file, data, "RescaleSlope", 1)
+    intercept = _number(file, data, "RescaleIntercept", 0)
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise MedpairError(f"{file}: rescale {slope} x + {intercept}, wanted finite numbers, not 0")
     stored = _decoded(file, data)
     if stored.shape != (int(data.Rows), int(data.Columns)):
         raise MedpairError(f"{file}: {stored.shape} pixels, wanted {data.Rows} x {data.Columns}")
     return (stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)).T
+
+
+def _check_grey(file: Path, data: Dataset) -> None:
+    if _number(file, data, "SamplesPerPixel", 1) != 1:
+        raise MedpairError(f"{file}: colour, wanted grey; leave it out")
+    if data.get("PhotometricInterpretation") == "MONOCHROME1":
+        raise MedpairError(f"{file}: MONOCHROME1 (inverted grey), wanted MONOCHROME2; convert it")
+
+
+def _number(file: Path, data: Dataset, tag: str, usual: float) -> float:
+    """Return the number in a tag; the usual one where there is none."""
+    try:
+        value = data.get(tag)
+        return usual if value in (None, "") else float(value)
+    except Exception as error:  # its text would quote the tag
+        raise MedpairError(f"{file}: {tag} is no number; export the series again") from error
 
 
 def _decoded(file: Path, data: Dataset) -> Array:
@@ -304,8 +240,12 @@ def _multi_frame(
             f"{file.parent}: {len(files)} multi-frame files in one series, wanted one; choose a "
             "folder with one of them"
         )
+    _check_grey(file, data)
     try:
-        volume = Image.from_dataset(data, copy=False).get_volume(dtype=np.float32)
+        # the rules of single frames: no real-world map, no inversion
+        volume = Image.from_dataset(data, copy=False).get_volume(
+            dtype=np.float32, apply_real_world_transform=False, apply_presentation_lut=False
+        )
     except Exception as error:  # highdicom names many faults, pydicom's decoders others
         reason = " ".join(str(error).split())[:160]
         raise MedpairError(f"{file}: frames make no volume ({reason}); split the series") from error
@@ -333,52 +273,44 @@ def _files(path: Path) -> Iterator[Path]:
             yield file
 
 
-def _head(file: Path) -> Dataset | None:
-    tags = ["SeriesInstanceUID", "Modality", "PatientID", "SOPClassUID", "MediaStorageSOPClassUID"]
-    with _quiet():
+@dataclass(frozen=True)
+class _Head:
+    uid: str
+    modality: str
+    patient: str
+
+
+def _head(file: Path) -> _Head:
+    tags = ["SeriesInstanceUID", "Modality", "PatientID"]
+    with quiet():
         head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags)
-    if "SeriesInstanceUID" not in head:
-        raise InvalidDicomError(f"{file} has no SeriesInstanceUID")
-    return head
+        if "SeriesInstanceUID" not in head:
+            raise InvalidDicomError(f"{file} has no SeriesInstanceUID")
+        uid, modality, patient = (str(head.get(tag, "")) for tag in tags)
+    return _Head(uid, modality, patient)
 
 
-def read_file(file: Path) -> Dataset:
-    """Read a DICOM file whole.
+def read_file(file: Path, *, pixels: bool = True) -> Dataset:
+    """Read a DICOM file.
+
+    Args:
+        file: its path.
+        pixels: False leaves the pixels out.
 
     Raises:
         MedpairError: for a missing or damaged file.
     """
     try:
-        with _quiet():
-            return pydicom.dcmread(file)
+        with quiet():
+            return pydicom.dcmread(file, stop_before_pixels=not pixels)
     except Exception as error:  # pydicom raises many kinds for a truncated file
         reason = " ".join(str(error).split())[:100]
         raise MedpairError(f"{file}: damaged ({reason}); copy the file again") from error
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back pydicom's warnings: they quote what stands in the tags."""
+def quiet() -> Iterator[None]:
+    """Hold back the warnings of pydicom and highdicom: they quote what stands in the tags."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _given(data: Dataset, tag: str) -> bool:
-    try:
-        values = _numbers(data, tag)
-    except (TypeError, ValueError):
-        return False
-    wanted = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
-    usable = values.size == wanted.get(tag, 1) and bool(np.isfinite(values).all())
-    return usable and (tag not in ("Rows", "Columns", "PixelSpacing") or bool((values > 0).all()))
-
-
-def _numbers(data: Dataset, tag: str) -> npt.NDArray[np.float64]:
-    return np.atleast_1d(np.array(data.get(tag), dtype=np.float64))
-
-
-def _named(files: Iterable[Path]) -> str:
-    names = list(dict.fromkeys(str(file) for file in files))
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

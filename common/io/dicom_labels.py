@@ -7,25 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from skimage.draw import polygon
 
 from common.data.codes import SIDES
 from common.errors import MedpairError
-from common.io.dicom import LPS_TO_RAS, read_file
+from common.io.dicom import quiet, read_file
+from common.io.dicom_stack import LPS_TO_RAS
 
 Mask = npt.NDArray[np.bool_]
 Affine = npt.NDArray[np.float64]
+Ring = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
 CodeKey = tuple[str, str, str | None]
 
 KINDS = ("RTSTRUCT", "SEG")
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 BETWEEN = 0.3
-"""How far from the middle of a slice a contour may lie, in slice distances."""
+"""How far a contour may lie from its slice, and a SEG's voxel from the image's, in voxels."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,31 @@ class LabelObject:
     series: tuple[str, ...]
     data: Dataset
 
+    @cached_property
+    def _segmentation(self) -> Any:
+        from highdicom.seg import Segmentation
+
+        with quiet():
+            return Segmentation.from_dataset(self.data, copy=False)
+
+    def volume(self, number: int) -> tuple[Mask, Affine]:
+        """Return a segment on the SEG's own grid, and its affine to mm, LPS.
+
+        Raises:
+            MedpairError: where its frames make no volume.
+        """
+        try:
+            with quiet():
+                volume = self._segmentation.get_volume(
+                    segment_numbers=[number], combine_segments=True
+                )
+        except Exception as error:  # highdicom and pydicom name many faults
+            reason = " ".join(str(error).split())[:160]
+            raise MedpairError(
+                f"{self.path}: segment {number} makes no volume ({reason}); export it again"
+            ) from error
+        return np.asarray(volume.array > 0), np.asarray(volume.affine)
+
     def masks(
         self, numbers: Sequence[int], shape: Shape, affine: Affine
     ) -> Iterator[tuple[int, Mask]]:
@@ -87,13 +116,20 @@ def open_labels(path: str | Path) -> LabelObject:
     """
     path = Path(path)
     data = read_file(path)
-    modality = str(data.get("Modality", ""))
+    modality = str(data.get("Modality", "") or "")
     if modality not in KINDS:
         raise MedpairError(f"{path}: modality {modality or 'unknown'}, wanted RTSTRUCT or SEG")
-    found = _rois(data) if modality == "RTSTRUCT" else _segments(data)
+    try:
+        with quiet():
+            found = _rois(data) if modality == "RTSTRUCT" else _segments(data)
+            referenced = tuple(_referenced(data))
+    except Exception as error:  # damaged tags raise many kinds, whose texts quote them
+        raise MedpairError(
+            f"{path}: its structures cannot be read ({type(error).__name__}); export it again"
+        ) from error
     if not found:
         raise MedpairError(f"{path}: no structure in it; export it again")
-    return LabelObject(path, modality, tuple(found), tuple(_referenced(data)), data)
+    return LabelObject(path, modality, tuple(found), referenced, data)
 
 
 def check_reference(labels: LabelObject, uid: str) -> None:
@@ -141,59 +177,98 @@ def _referenced(data: Dataset) -> Iterator[str]:
 def _contours(labels: LabelObject, number: int, shape: Shape, affine: Affine) -> Mask:
     """Fill the contours of a structure; one in another is a hole."""
     to_voxel = np.linalg.inv(affine) @ LPS_TO_RAS
-    mask = np.zeros(shape, dtype=bool)
+    planes: dict[int, dict[float, list[Ring]]] = {}
     for points_mm in _closed(labels, number):
         place = points_mm @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-        z = round(float(np.median(place[:, 2])))
-        off = float(np.abs(place[:, 2] - z).max())
-        if off > BETWEEN:
-            raise MedpairError(
-                f"{labels.path}: a contour of structure {number} lies {off:.2f} slices "
-                "off a slice of the image, wanted contours in its slices; export the structures "
-                "with their own image"
-            )
-        if not 0 <= z < shape[2]:
-            raise MedpairError(
-                f"{labels.path}: a contour of structure {number} lies outside of the image (slice "
-                f"{z} of {shape[2]}); give its own image"
-            )
-        filled = polygon(place[:, 0], place[:, 1], shape[:2])
-        mask[filled[0], filled[1], z] ^= True
+        z = _slice_of(labels, number, place[:, 2], shape[2])
+        height = round(float(np.median(place[:, 2])), 2)
+        rings = planes.setdefault(z, {}).setdefault(height, [])
+        if not any(
+            ring.shape == (len(place), 2) and np.allclose(ring, place[:, :2]) for ring in rings
+        ):
+            rings.append(place[:, :2])
+    mask = np.zeros(shape, dtype=bool)
+    for z, heights in planes.items():
+        for rings in heights.values():  # of planes that fall into one slice the union
+            mask[:, :, z] |= filled(rings, (shape[0], shape[1]))
     return mask
+
+
+def _slice_of(
+    labels: LabelObject, number: int, heights: npt.NDArray[np.float64], depth: int
+) -> int:
+    z = round(float(np.median(heights)))
+    off = float(np.abs(heights - z).max())
+    if off > BETWEEN:
+        raise MedpairError(
+            f"{labels.path}: a contour of structure {number} lies {off:.2f} slices off a slice of "
+            "the image, wanted contours in its slices; export the structures with their own image"
+        )
+    if not 0 <= z < depth:
+        raise MedpairError(
+            f"{labels.path}: a contour of structure {number} lies outside of the image (slice {z} "
+            f"of {depth}); give its own image"
+        )
+    return z
+
+
+def filled(rings: Sequence[Ring], shape: tuple[int, int]) -> Mask:
+    """Return the pixels whose middle lies within an odd number of rings.
+
+    Args:
+        rings: closed polygons (N, 2), in pixels; touching ones share no pixel and leave none out.
+        shape: of the slice, (X, Y).
+
+    Source: even-odd rule; edges count from their lower end, without the upper one.
+    """
+    inside = np.zeros(shape, dtype=bool)
+    middles = np.arange(shape[0])[:, None]
+    for ring in rings:
+        for (x, y), (u, v) in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+            if y == v:
+                continue
+            first, last = np.ceil(min(y, v)), np.ceil(max(y, v)) - 1
+            rows = np.arange(max(0, int(first)), min(shape[1] - 1, int(last)) + 1)
+            crossing = x + (rows - y) / (v - y) * (u - x)
+            inside[:, rows] ^= middles >= crossing[None, :]
+    return inside
 
 
 def _closed(labels: LabelObject, number: int) -> Iterator[npt.NDArray[np.float64]]:
     for roi in labels.data.get("ROIContourSequence") or []:
-        if int(roi.ReferencedROINumber) != number:
+        if int(roi.get("ReferencedROINumber", -1)) != number:
             continue
         for contour in roi.get("ContourSequence") or []:
-            if contour.get("ContourGeometricType") != "CLOSED_PLANAR":
+            if contour.get("ContourGeometricType") not in CLOSED:
                 continue  # points and open lines enclose nothing
             values = np.array(contour.get("ContourData") or [], dtype=np.float64)
-            if values.size < 9 or values.size % 3 or not np.isfinite(values).all():
+            if values.size % 3 or not np.isfinite(values).all():
                 raise MedpairError(
                     f"{labels.path}: a contour of structure {number} has {values.size} numbers, "
-                    "wanted x, y, z of 3 points or more; export it again"
+                    "wanted x, y, z of each point; export it again"
                 )
-            yield values.reshape(-1, 3)
+            if values.size >= 9:  # fewer points enclose nothing
+                yield values.reshape(-1, 3)
 
 
 def _segment(labels: LabelObject, number: int, shape: Shape, affine: Affine) -> Mask:
-    from highdicom import VolumeGeometry
-    from highdicom.seg import Segmentation
-
-    reference = VolumeGeometry(LPS_TO_RAS @ affine, shape, coordinate_system="PATIENT")
-    try:
-        segmentation = Segmentation.from_dataset(labels.data, copy=False)
-        volume = segmentation.get_volume(segment_numbers=[number], combine_segments=True)
-        matched = volume.match_geometry(reference)
-    except Exception as error:  # highdicom and numpy name many faults
-        reason = " ".join(str(error).split())[:160]
+    volume, place = labels.volume(number)
+    to_image = np.linalg.inv(affine) @ LPS_TO_RAS @ place
+    turn = np.rint(to_image[:3, :3]).astype(int)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.shape) - 1)
+    exact = corners @ to_image[:3, :3].T + to_image[:3, 3]
+    origin = np.rint(to_image[:3, 3]).astype(int)
+    off = float(np.abs(exact - (corners @ turn.T + origin)).max())
+    if abs(round(float(np.linalg.det(turn)))) != 1 or off > BETWEEN:
         raise MedpairError(
-            f"{labels.path}: segment {number} does not lie on the voxels of the image ({reason}); "
-            "resample it to its image"
-        ) from error
-    return np.asarray(matched.array > 0)
+            f"{labels.path}: segment {number} lies {off:.2f} voxels off those of the image, wanted "
+            "the same voxels; resample it to its image"
+        )
+    found = np.argwhere(volume) @ turn.T + origin
+    within = ((found >= 0) & (found < np.array(shape))).all(axis=1)
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(found[within].T)] = True
+    return mask
 
 
 def matches(

@@ -34,7 +34,7 @@ from common.data.codes import CATEGORIES, SIDES
 from common.data.labels import Label, LabelSchema
 from common.errors import MedpairError
 from common.io.atomic import atomic_path
-from common.io.dicom import LPS_TO_RAS
+from common.io.dicom_stack import LPS_TO_RAS
 
 Image = npt.NDArray[np.float32]
 LabelMap = npt.NDArray[np.uint8]
@@ -42,8 +42,10 @@ Affine = npt.NDArray[np.float64]
 
 MAKER = "medpair"
 CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}
-MR_UNIT = 1000.0
-"""Stored value of 1 where an MRI has no raw scale."""
+LONGEST = 55
+"""Characters of an id: it and our name are one of at most 64."""
+LEVELS = 1000
+"""Least number of grey levels between the lowest and highest value of an MRI."""
 LOWEST, HIGHEST = -32768, 32767
 NETWORK = CodedConcept("123110", "DCM", "Artificial Intelligence")
 
@@ -58,6 +60,11 @@ class Study:
         entropy: text that the UIDs are derived from; equal texts give equal UIDs.
         derivation: how the pair was made, in a sentence.
         synthetic: whether the image was generated, (0008,001C).
+        drawn: whether the mask was generated or changed; a given one keeps its unknown maker.
+        scale: stored value of 1 of the image; a power of ten.
+
+    Raises:
+        MedpairError: for an id that stands for no patient in DICOM.
     """
 
     id: str
@@ -65,6 +72,15 @@ class Study:
     entropy: str
     derivation: str
     synthetic: bool
+    drawn: bool = True
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.id) > LONGEST or set(self.id) & set("\\^=\n\r"):
+            raise MedpairError(
+                f"pair {self.id}: an id in DICOM has at most {LONGEST} characters, without \\, ^ "
+                "and =; prepare it under another name"
+            )
 
     def uid(self, *parts: object) -> str:
         """Return the UID of a part of the study."""
@@ -79,7 +95,8 @@ def write_study(
     Args:
         folder: for the study.
         study: what it says of itself.
-        image_RAS: CT in Hounsfield units, MRI in raw values or, without a raw scale, 0 to 1.
+        image_RAS: CT in Hounsfield units, MRI in raw values or, without a raw scale, 0 to 1; it
+            is stored times ``study.scale``.
         label_RAS: schema ids.
         affine: voxel index to mm, RAS+; the axes run closest to right, anterior, superior.
 
@@ -113,11 +130,8 @@ def _flipped(shape: Sequence[int]) -> Affine:
 
 
 def _stored(study: Study, image: Image) -> npt.NDArray[np.int16]:
-    """Return the stored values: rounded Hounsfield units, or MRI in whole numbers."""
-    factor = 1.0
-    if study.schema.modality == "MR" and float(np.abs(image).max()) <= 4.0:
-        factor = MR_UNIT  # without a raw scale
-    values = np.rint(image * factor)
+    """Return the stored values: Hounsfield units, or MRI times its scale, rounded."""
+    values = np.rint(image * study.scale)
     if not LOWEST <= float(values.min()) <= float(values.max()) <= HIGHEST:
         raise MedpairError(
             f"{study.id}: intensities {values.min():g}..{values.max():g}, wanted "
@@ -142,7 +156,7 @@ def _slice(study: Study, rows: npt.NDArray[np.int16], place: Affine, z: int) -> 
         "SpecificCharacterSet": "ISO_IR 192",
         "ImageType": ["DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"],
         "SyntheticData": "YES" if study.synthetic else "NO",
-        "DerivationDescription": study.derivation,
+        "DerivationDescription": study.derivation + _scale_of(study),
         "StudyInstanceUID": study.uid("study"),
         "SeriesInstanceUID": study.uid("series", "image"),
         "FrameOfReferenceUID": study.uid("frame"),
@@ -160,9 +174,7 @@ def _slice(study: Study, rows: npt.NDArray[np.int16], place: Affine, z: int) -> 
         "Manufacturer": MAKER,
         "ManufacturerModelName": MAKER,
         "SoftwareVersions": common.__version__,
-        "PatientIdentityRemoved": "YES",
-        "DeidentificationMethod": "no attribute of a patient was written",
-        "BurnedInAnnotation": "NO",
+        **(_OF_SYNTHETIC if study.synthetic else {}),
         "LossyImageCompression": "00",
         "ImagePositionPatient": _decimals((place @ [0, 0, z, 1])[:3]),
         "ImageOrientationPatient": _decimals(
@@ -187,6 +199,31 @@ def _slice(study: Study, rows: npt.NDArray[np.int16], place: Affine, z: int) -> 
     return data
 
 
+def mr_scale(image: Image) -> float:
+    """Return the power of ten that spreads an MRI over enough whole numbers that 16 bits hold.
+
+    Args:
+        image: raw values, or 0 to 1.
+    """
+    span, largest = float(np.ptp(image)), float(np.abs(image).max())
+    if not span:
+        return 1.0
+    wanted = np.ceil(np.log10(LEVELS / span))
+    most = np.floor(np.log10(HIGHEST / largest))
+    return float(10.0 ** min(max(0.0, wanted) if most >= 0 else most, most))
+
+
+def _scale_of(study: Study) -> str:
+    if study.scale == 1:
+        return ""
+    return f" Stored values are the image's times {study.scale:g}."
+
+
+_OF_SYNTHETIC: Mapping[str, Any] = {
+    "PatientIdentityRemoved": "YES",
+    "DeidentificationMethod": "the image was generated",
+    "BurnedInAnnotation": "NO",
+}
 _OF_MODALITY: Mapping[str, Mapping[str, Any]] = {
     "CT": {
         "KVP": None,
@@ -230,7 +267,9 @@ def _segmentation(study: Study, slices: Sequence[Dataset], label: LabelMap) -> S
         source_images=list(slices),
         pixel_array=planes.astype(np.uint8),
         segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[_described(one, n) for n, one in enumerate(present, start=1)],
+        segment_descriptions=[
+            _described(one, n, study.drawn) for n, one in enumerate(present, start=1)
+        ],
         series_instance_uid=study.uid("series", "segmentation"),
         series_number=2,
         sop_instance_uid=study.uid("segmentation"),
@@ -270,7 +309,7 @@ def _measures(data: Dataset) -> PixelMeasuresSequence:
     )
 
 
-def _described(label: Label, number: int) -> SegmentDescription:
+def _described(label: Label, number: int, drawn: bool) -> SegmentDescription:
     code = label.code
     assert code is not None  # looked after by who calls
     category = CATEGORIES[code.category]
@@ -279,10 +318,15 @@ def _described(label: Label, number: int) -> SegmentDescription:
         segment_label=label.name,
         segmented_property_category=CodedConcept(category[0], "SCT", category[1]),
         segmented_property_type=CodedConcept(code.value, code.scheme, code.meaning),
-        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        # who made a given mask is not known; MANUAL claims no algorithm
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC
+        if drawn
+        else SegmentAlgorithmTypeValues.MANUAL,
         algorithm_identification=AlgorithmIdentificationSequence(
             name=MAKER, family=NETWORK, version=common.__version__
-        ),
+        )
+        if drawn
+        else None,
         display_color=CIELabColor.from_rgb(*label.colour),
     )
     if code.side is not None:

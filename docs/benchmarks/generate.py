@@ -24,6 +24,8 @@ from common.errors import MedpairError
 from common.io.atomic import to_json, write_json
 from common.io.manifest import sha256, versions
 
+TIMED = ("run.jsonl", "report.html")  # they hold seconds
+
 
 def run(words: argparse.Namespace, out: Path) -> float:
     """Generate in a fresh process and return its seconds, start of the process included."""
@@ -42,7 +44,7 @@ def run(words: argparse.Namespace, out: Path) -> float:
 
 def contents(folder: Path) -> dict[str, str]:
     """Return the checksum of every file that must not change between equal runs."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.jsonl")
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in TIMED)
     return {str(path.relative_to(folder)): sha256(path) for path in files}
 
 

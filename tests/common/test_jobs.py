@@ -23,6 +23,7 @@ from common.io.lock import exclusive
 from common.jobs import Geometry, Job
 from common.runs import run_stages
 
+TIMED = ("run.jsonl", "report.html")  # they hold seconds
 INTENSITY = {"method": "percentile", "lower": 0.0, "upper": 1000.0}
 GEOMETRY = Geometry("brain4", (6, 8, 8), (4.0, 4.0, 4.0), INTENSITY, batch_volumes=2)
 
@@ -45,7 +46,7 @@ STAGES = {"mask": masks, "image": images}
 
 def tree(folder: Path) -> dict[str, str]:
     """Hashes of all files but the log of seconds."""
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.jsonl")
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in TIMED)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -12,6 +12,7 @@ from common import stages, uses
 from common.bundles import bundles_dir
 from common.data.phantom import write_phantom_set
 from common.errors import MedpairError
+from common.report import page
 
 
 @pytest.fixture
@@ -28,7 +29,11 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, An
 
         return SimpleNamespace(parser=SimpleNamespace(get_parsed_content=lambda key: use))
 
+    def write_report(folder: Path, progress: Any) -> None:
+        seen[-1]["report"] = folder
+
     monkeypatch.setattr(stages, "open_workflow", open_workflow)
+    monkeypatch.setattr(page, "write_report", write_report)
     return seen
 
 
@@ -47,6 +52,7 @@ def test_enhance(opened: list[dict[str, Any]], data: Path, tmp_path: Path) -> No
     assert found["weights"] == str(tmp_path / "w" / "gem3d_volume" / "model.pt")
     assert (found["times"], found["seed"], found["dataset_dir"]) == (2, 3, str(data))
     assert "mask_augmentation" not in found
+    assert found["report"] == folder
 
 
 def test_mask_augmentation_is_that_of_the_schema(
@@ -67,6 +73,7 @@ def test_counterfactual_gets_the_presets_grid(
     assert (found["size"], found["spacing"]) == ([96, 80, 80], [2.0, 2.0, 2.0])
     assert found["image"] == str(tmp_path / "i")
     assert "dataset_dir" not in found
+    assert "report" not in found  # its folder is no pair set
 
 
 def test_a_reference_is_a_file_where_there_is_one(

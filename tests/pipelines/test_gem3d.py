@@ -19,6 +19,7 @@ from common.errors import MedpairError
 from common.pipeline import generate, generate_pipeline, read_pipeline, train
 
 SIZE = (48, 40, 40)
+TIMED = ("run.jsonl", "report.html")  # they hold seconds
 
 
 class StoppedError(Exception):
@@ -26,7 +27,7 @@ class StoppedError(Exception):
 
 
 def tree(folder: Path) -> dict[str, str]:
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.jsonl")
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in TIMED)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

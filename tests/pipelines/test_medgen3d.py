@@ -18,9 +18,11 @@ from common.data.phantom import write_phantom_set
 from common.errors import IncompleteError, MedpairError
 from common.pipeline import generate_pipeline, read_pipeline
 
+TIMED = ("run.jsonl", "report.html")  # they hold seconds
+
 
 def tree(folder: Path) -> dict[str, str]:
-    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "run.jsonl")
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in TIMED)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -46,6 +48,7 @@ def test_shipped_weights_make_brains(tmp_path: Path) -> None:
     medians = [np.median(pair.image[pair.label == i]) for i in (1, 3)]
     assert medians[0] < medians[1]  # cortex is darker than white matter on T1
     assert (tmp_path / "contact_sheet.png").stat().st_size > 1000
+    assert "1 pair:\nfully generated." in (tmp_path / "report.html").read_text(encoding="utf-8")
     generated = pairs.header["generated"]
     assert set(generated["stages"]) == {"mask", "image", "refine"}
     assert all(len(stage["weights_sha256"]) == 64 for stage in generated["stages"].values())

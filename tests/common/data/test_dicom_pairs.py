@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from common.data.provenance import provenance_of
 from common.data.views import from_dhw
 from common.errors import MedpairError
 from common.io.dicom import choose_series, find_series, read_series
+from common.io.dicom_out import Study, mr_scale, write_study
 from tests.common.io.dicom_samples import PLANTED, SERIES, write_series, write_structures
 
 SIZE = (20, 24, 22)
@@ -156,20 +158,54 @@ def test_nothing_of_the_patient_is_written_or_said(tmp_path: Path) -> None:
 
 def test_the_command_lists_series_and_names(tmp_path: Path) -> None:
     head(tmp_path / "p1")
-    said = CliRunner().invoke(app, ["dicom", str(tmp_path), "--schema", "thorax7"])
+    words = ["dicom", str(tmp_path), "--schema", "thorax7"]
+    said = CliRunner().invoke(app, words)
     assert said.exit_code == 0, said.output
     lines = said.output.splitlines()
     assert f"CT {SERIES} ({SIZE[0]} files)" in lines
     assert "  1: Lung_L -> left_lung" in lines
     assert f"  5: {PLANTED} -> no label" in lines
+    log = tmp_path / "run.log"
+    shown = subprocess.run(
+        [sys.executable, "-m", "medpair", *words, "--quiet", "--log-file", str(log)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert PLANTED in shown.stdout
+    assert "Planted" not in log.read_text()
+    assert "Planted" not in shown.stderr
 
 
 def test_structures_without_a_name_of_the_schema(tmp_path: Path) -> None:
     head(tmp_path / "p1")
-    with pytest.raises(MedpairError, match="none of its 5 structures is known to schema") as caught:
-        prepare(tmp_path, tmp_path, "brain4", tmp_path / "set")
+    ring = contours(np.ones((2, 2, 1), bool))
+    write_structures(tmp_path / "p1" / "structures.dcm", {PLANTED: ring, "ring finger": ring})
+    with pytest.raises(MedpairError, match="none of its 2 structures is known to schema") as caught:
+        prepare(tmp_path, tmp_path, "thorax7", tmp_path / "set")
     assert "Planted" not in str(caught.value)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_series_of_another_modality_is_refused(tmp_path: Path) -> None:
+    head(tmp_path / "p1", modality="MR")
+    with pytest.raises(MedpairError, match="0 image series fit CT, wanted one"):
+        prepare(tmp_path, tmp_path, "thorax7", tmp_path / "set")
+    named = prepare(tmp_path, tmp_path, "thorax7", tmp_path / "set", series="MR", holdout=0.0)
+    assert named.ids() == ("p1",)
+
+
+def test_labels_belong_to_the_scan_of_their_name(tmp_path: Path) -> None:
+    head(tmp_path / "scans" / "p1")
+    (tmp_path / "labels").mkdir()
+    structures = (tmp_path / "scans" / "p1" / "structures.dcm").rename(
+        tmp_path / "labels" / "p7.dcm"
+    )
+    with pytest.raises(MedpairError, match="without a mask"):
+        prepare(tmp_path / "scans", tmp_path / "labels", "thorax7", tmp_path / "set")
+    structures.rename(tmp_path / "labels" / "p1.dcm")
+    pairs = prepare(tmp_path / "scans", tmp_path / "labels", "thorax7", tmp_path / "set")
+    assert pairs.ids() == ("p1",)
 
 
 def test_structures_of_another_series_are_refused(tmp_path: Path) -> None:
@@ -197,6 +233,46 @@ def test_nifti_masks_fit_dicom_images(tmp_path: Path) -> None:
     )
     found = from_dhw(pairs.read("p1").label, "SI")
     assert np.array_equal(found[ras > 0], ras[ras > 0])
+
+
+def test_a_second_export_leaves_nothing_of_the_first(exported: Path, tmp_path: Path) -> None:
+    pairs = PairSet.open(exported / "set")
+    (folder, _) = export_dicom(pairs, tmp_path)
+    (folder / "image" / "0099.dcm").write_bytes(b"left over")
+    export_dicom(pairs, tmp_path)
+    assert len(list((folder / "image").iterdir())) == SIZE[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(pairs.ids())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-5.8, 5.9), (0.0, 2000.0), (0.0, 3e5)])
+def test_an_mri_keeps_its_levels(low: float, high: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = (low + (high - low) * rng.random((6, 7, 5))).astype(np.float32)
+    label = np.ones((6, 7, 5), np.uint8)
+    study = Study("a", load_schema("lesion1"), "e", "Real scan.", False, False, mr_scale(image))
+    write_study(tmp_path, study, image, label, np.eye(4))
+    found, affine, _ = read_series(find_series(tmp_path / "image")[0])
+    in_ras, _ = to_ras(found, affine)
+    assert np.abs(in_ras / study.scale - image).max() <= (high - low) / 1000
+    said = datasets(tmp_path / "image")[0]
+    assert (f"times {study.scale:g}" in said.DerivationDescription) == (study.scale != 1)
+
+
+def test_a_given_mask_is_not_claimed(tmp_path: Path) -> None:
+    study = Study("a", load_schema("lesion1"), "e", "Real scan.", False, drawn=False)
+    write_study(
+        tmp_path, study, np.zeros((4, 4, 3), np.float32), np.ones((4, 4, 3), np.uint8), np.eye(4)
+    )
+    image, segmentation = (datasets(tmp_path)[i] for i in (0, -1))
+    assert segmentation.SegmentSequence[0].SegmentAlgorithmType == "MANUAL"
+    assert image.SyntheticData == segmentation.SyntheticData == "NO"
+    assert "PatientIdentityRemoved" not in image
+
+
+@pytest.mark.parametrize("identity", ["Doe^John", "a" * 56, "a\\b"])
+def test_ids_that_dicom_does_not_know_are_refused(identity: str) -> None:
+    with pytest.raises(MedpairError, match="an id in DICOM has at most 55 characters"):
+        Study(identity, load_schema("lesion1"), "e", "d", True)
 
 
 def test_labels_without_codes_are_refused(tmp_path: Path) -> None:

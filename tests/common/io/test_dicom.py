@@ -111,6 +111,24 @@ def setting(tag: str, value: Any, only: int | None = 2) -> Any:
     return change
 
 
+@pytest.mark.parametrize("decimals", [3, 4, 5])
+@pytest.mark.parametrize("seed", range(8))
+def test_rounded_directions_are_no_tilt(seed: int, decimals: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = turn * [0.7, 0.7, 2.5]
+
+    def rounded(_: int, data: Dataset) -> None:
+        values = [round(float(v), decimals) for v in data.ImageOrientationPatient]
+        data.ImageOrientationPatient = values
+
+    write_series(tmp_path, volume(), affine, rounded)
+    found, where = read(tmp_path)
+    assert found.shape == SHAPE
+    assert np.abs(np.sort(np.linalg.norm(where[:3, :3], axis=0)) - [0.7, 0.7, 2.5]).max() < 0.01
+
+
 def tilted(z: int, data: Dataset) -> None:
     data.ImagePositionPatient = [0.0, 0.3 * z, float(z)]
 
@@ -128,6 +146,8 @@ def tilted(z: int, data: Dataset) -> None:
         (tilted, r"tilted by 16\.7 degrees \(gantry tilt\)"),
         (setting("PatientID", "another"), "holds 2 patients, wanted one"),
         (setting("RescaleSlope", 0.0), "rescale 0.0 x"),
+        (setting("SamplesPerPixel", 3), "colour, wanted grey"),
+        (setting("ImageOrientationPatient", [1, 0, 0, 0.5, 0.8, 0], None), "two perpendicular"),
         (setting("PhotometricInterpretation", "MONOCHROME1"), "MONOCHROME1"),
         (setting("PixelData", b"short"), r"097\.dcm: pixels in Explicit VR .* cannot be read"),
         (setting("Rows", 3), r"097\.dcm: Rows differs"),
@@ -140,6 +160,14 @@ def test_faults_have_a_name_and_no_patient(change: Any, says: str, tmp_path: Pat
     assert "\n" not in str(caught.value)
     assert "Planted" not in str(caught.value)
     assert PLANTED not in str(caught.value)
+
+
+def test_an_empty_rescale_is_none(tmp_path: Path) -> None:
+    def empty(_: int, data: Dataset) -> None:
+        data.RescaleSlope = data.RescaleIntercept = None
+
+    write_series(tmp_path, volume(), np.eye(4), empty)
+    assert np.array_equal(read(tmp_path)[0], (volume() + 1000) / 2)
 
 
 def test_a_missing_slice_is_found(tmp_path: Path) -> None:
