@@ -135,9 +135,11 @@ def export(
     pairset: Annotated[Path, typer.Argument(help="Pair set.")],
     out_dir: OutDir,
     pair: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="Which pair; native, dicom.")
+        str | None, typer.Argument(metavar="[ID]", help="One pair; default: all of them.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", help="native, dicom or nnunet.")] = "native",
+    form: Annotated[
+        str, typer.Option("--format", help="nifti, dicom, monailabel or nnunet.")
+    ] = "nifti",
     add: Annotated[list[Path] | None, typer.Option(help="nnunet: join this one, too.")] = None,
     test: Annotated[
         Path | None, typer.Option(help="nnunet: real scans; those kept back validate.")
@@ -148,32 +150,41 @@ def export(
     dataset_id: Annotated[int, typer.Option(help="nnunet: XXX of DatasetXXX.")] = 501,
     folds: Annotated[int, typer.Option(help="nnunet: 1 validates on kept-back scans.")] = 1,
 ) -> None:
-    """Write one pair as its scan was, pairs as DICOM studies, or a data set of nnU-Net."""
+    """Write pairs on their scans' own grids, as DICOM, as studies, or as a data set of nnU-Net."""
     from common.data.datasets import PairSet
-    from common.data.dicom_export import export_dicom
-    from common.data.export import export_pair
+
+    if form == "nnunet":
+        if pair is not None:
+            raise MedpairError(f"ID: {pair} with --format nnunet, wanted whole sets; leave it out")
+        _export_nnunet([pairset, *(add or [])], out_dir, test, copies, dataset_id, folds)
+        return
+    opened, ids = PairSet.open(pairset), None if pair is None else [pair]
+    with shown(err) as progress:
+        if form == "dicom":
+            from common.data.dicom_export import export_dicom
+
+            made = len(export_dicom(opened, out_dir, ids, progress))
+        else:
+            from common.data.export import export_files
+
+            made = len(export_files(opened, out_dir, ids, form, progress))
+    say(f"{made} pairs in {out_dir}")
+
+
+def _export_nnunet(
+    sets: list[Path],
+    out: Path,
+    test: Path | None,
+    copies: int | None,
+    dataset_id: int,
+    folds: int,
+) -> None:
     from common.data.nnunet import export_folders
 
-    wrong = {"native": pair is None, "dicom": False, "nnunet": pair is not None}
-    if wrong.get(form, True):
-        raise MedpairError(
-            f"--format: {form} with ID {pair}, wanted native with an ID, dicom with or without, or "
-            "nnunet without one; the ids stand in manifest.jsonl"
-        )
-    if form == "dicom":
-        with shown(err) as progress:
-            ids = None if pair is None else [pair]
-            studies = export_dicom(PairSet.open(pairset), out_dir, ids, progress)
-        say(f"{len(studies)} studies in {out_dir}")
-        return
-    if pair is not None:
-        for path in export_pair(PairSet.open(pairset), pair, out_dir):
-            say(str(path))
-        return
     with shown(err) as progress:
         made = export_folders(
-            [pairset, *(add or [])],
-            out_dir,
+            sets,
+            out,
             test=test,
             copies=copies,
             dataset_id=dataset_id,

@@ -1,6 +1,6 @@
 """Back from a pair set to scans as they were: intensity, geometry and orientation undone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,60 @@ from common.data.datasets import PairSet
 from common.data.geometry import Grid, from_ras, resample_image, resample_labels
 from common.data.intensity import denormalise
 from common.data.views import from_dhw
+from common.errors import MedpairError
 from common.io.nifti import write_volume
+from common.progress import Progress, silent
+
+LAYOUTS: Mapping[str, tuple[str, str]] = {
+    "nifti": ("{id}_image.nii.gz", "{id}_label.nii.gz"),
+    "monailabel": ("{id}.nii.gz", "labels/final/{id}.nii.gz"),
+}
+"""Where image and mask of a pair go, by format."""
 
 
-def export_pair(pairset: PairSet, identity: str, path: str | Path) -> tuple[Path, Path]:
+def export_files(
+    pairset: PairSet,
+    out: str | Path,
+    ids: Sequence[str] | None = None,
+    form: str = "nifti",
+    progress: Progress | None = None,
+) -> list[tuple[Path, Path]]:
+    """Write pairs as NIfTI files, see `export_pair`.
+
+    Args:
+        pairset: the pair set.
+        out: folder.
+        ids: of the pairs; None takes all.
+        form: a key of `LAYOUTS`: "nifti", or "monailabel", a folder of studies with their labels.
+        progress: called with ("export", pairs done, pairs in all).
+
+    Returns:
+        The paths of images and masks.
+
+    Raises:
+        MedpairError: for another format, an unknown id or damaged files.
+    """
+    if form not in LAYOUTS:
+        raise MedpairError(f"--format: {form}, wanted {', '.join(LAYOUTS)}, dicom or nnunet")
+    chosen, told = list(ids or pairset.ids()), progress or silent
+    written = []
+    told("export", 0, len(chosen))
+    for done, identity in enumerate(chosen, start=1):
+        written.append(export_pair(pairset, identity, out, form))
+        told("export", done, len(chosen))
+    return written
+
+
+def export_pair(
+    pairset: PairSet, identity: str, path: str | Path, form: str = "nifti"
+) -> tuple[Path, Path]:
     """Write one pair as image and mask files that lie where the scan lay.
 
     Args:
         pairset: the pair set.
         identity: the pair's id.
-        path: folder for `<id>_image.nii.gz` and `<id>_label.nii.gz`.
+        path: folder; for "nifti" it gets `<id>_image.nii.gz` and `<id>_label.nii.gz`.
+        form: a key of `LAYOUTS`.
 
     Returns:
         The paths of image (float32, raw intensities) and mask (uint8, schema ids). A prepared
@@ -32,10 +76,10 @@ def export_pair(pairset: PairSet, identity: str, path: str | Path) -> tuple[Path
         MedpairError: for an unknown id or damaged files.
     """
     image, label, affine = on_own_grid(pairset, identity)
-    paths = tuple(Path(path) / f"{identity}_{kind}.nii.gz" for kind in ("image", "label"))
-    write_volume(paths[0], image, affine)
-    write_volume(paths[1], label.astype(np.uint8), affine)
-    return paths[0], paths[1]
+    first, second = (Path(path) / name.format(id=identity) for name in LAYOUTS[form])
+    write_volume(first, image, affine)
+    write_volume(second, label.astype(np.uint8), affine)
+    return first, second
 
 
 def on_own_grid(pairset: PairSet, identity: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from common.data.datasets import Pair, PairSet
-from common.data.export import export_pair
+from common.data.export import export_files, export_pair
 from common.data.intensity import intensity_of
 from common.data.labels import load_schema
+from common.data.phantom import write_phantom_set
 from common.data.prepare import prepare
+from common.errors import MedpairError
 from tests.common.data.scans import ORIENTATIONS, oriented, write_scans
 
 
@@ -78,3 +80,20 @@ def test_generated_pairs_keep_their_grid(tmp_path: Path) -> None:
         order = (2, 1, 0) if name == "thorax7" else (2, 0, 1)
         want = image.transpose(order) * scale + shift
         np.testing.assert_allclose(nib.load(image_path).get_fdata(), want, atol=1e-3)
+
+
+def test_sets_are_studies_of_monai_label(tmp_path: Path) -> None:
+    made = write_phantom_set(tmp_path / "set", "brain4", (20, 18, 16), 2)
+    export_files(made, tmp_path / "studies", form="monailabel")
+    for identity in made.ids():
+        image = nib.load(tmp_path / "studies" / f"{identity}.nii.gz")
+        label = nib.load(tmp_path / "studies" / "labels" / "final" / f"{identity}.nii.gz")
+        assert image.shape == label.shape
+        np.testing.assert_array_equal(image.affine, label.affine)
+        assert set(np.unique(np.asanyarray(label.dataobj))) == set(range(6))
+    (pair,) = export_files(made, tmp_path / "one", [made.ids()[0]])
+    assert [path.name for path in pair] == [
+        f"{made.ids()[0]}_{kind}.nii.gz" for kind in ("image", "label")
+    ]
+    with pytest.raises(MedpairError, match="--format: tiff, wanted nifti, monailabel, dicom"):
+        export_files(made, tmp_path / "none", form="tiff")
