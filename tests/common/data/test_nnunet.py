@@ -216,7 +216,7 @@ def test_what_cannot_be_exported_says_so(real: PairSet, make: Make, tmp_path: Pa
     assert not out.exists()
 
 
-def test_the_command_joins_sets_and_wants_an_id_for_native(
+def test_the_command_joins_sets_or_writes_pairs(
     real: PairSet, resampled: PairSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(*words: object) -> int:
@@ -228,9 +228,13 @@ def test_the_command_joins_sets_and_wants_an_id_for_native(
     said = capsys.readouterr()
     assert "8 cases (6 real), 2 kept back" in said.out
     assert "left out: 1 generated pairs" not in said.out  # copies: the first by id
-    for words in (["--format", "nnunet", "r0"], [], ["--format", "dicom", "r0"]):
+    for words, says in (
+        (["--format", "nnunet", "r0"], "ID: r0 with --format nnunet, wanted whole sets"),
+        (["--format", "tiff"], "--format: tiff, wanted nifti, monailabel, dicom or nnunet"),
+        (["r9"], "no pair 'r9'"),
+    ):
         assert run(*words) == 2
-        assert "wanted native with an ID or nnunet without one" in capsys.readouterr().err
+        assert says in capsys.readouterr().err
     assert run("r0") == 0
     assert (tmp_path / "out" / "r0_image.nii.gz").is_file()
 
