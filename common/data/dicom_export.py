@@ -14,7 +14,7 @@ import common
 from common.data.datasets import PairSet
 from common.data.export import on_own_grid
 from common.data.geometry import to_ras
-from common.data.provenance import CHANGED, GENERATED, provenance_of
+from common.data.provenance import provenance_of
 from common.errors import MedpairError
 from common.progress import Progress, silent
 
@@ -69,7 +69,7 @@ def _export(pairset: PairSet, identity: str, out: Path) -> Path:
         entropy=" ".join((*says, json.dumps(pairset.schema.to_dict(), sort_keys=True))),
         derivation=origin.says(),
         synthetic=origin.synthetic,
-        drawn=origin.mask in (GENERATED, CHANGED),
+        drawn=origin.draws_mask,
         scale=mr_scale(image_ras) if pairset.schema.modality == "MR" else 1.0,
     )
     out.mkdir(parents=True, exist_ok=True)

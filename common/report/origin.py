@@ -5,21 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from common.data import provenance
+from common.data.provenance import Provenance, provenance_of
 from common.io.manifest import Record
 
 REAL = "prepared scan"
 """Kind of a pair that was prepared from files."""
-GENERATED = "fully generated"
-GIVEN_MASK = "image for a given mask"
-GIVEN_PAIR = "given pair"
 REAL_MASK = "from a real mask"
-PHANTOM = "phantom"
-UNKNOWN = "not stated"
-_SLICES = {
-    "cross": "and a real slice",
-    "generated": "and a generated slice",
-    "given": "and a given slice",
-}
 
 
 def origin_of(record: Record, header: Mapping[str, Any]) -> tuple[str, str]:
@@ -32,31 +24,33 @@ def origin_of(record: Record, header: Mapping[str, Any]) -> tuple[str, str]:
     Returns:
         The kind, and details such as the ids of mask and slice ("" where there are none).
     """
-    source = record.get("source")
-    if source == "generated":
-        return _generated(record.get("parameters", {}).get("stages"))
-    if isinstance(source, Mapping):
-        return _from_files(source, record.get("informed", {}))
-    return (PHANTOM, "") if "phantom" in header else (UNKNOWN, "")
+    return _kind(provenance_of(header, record)), _details(record)
 
 
-def _generated(stages: Mapping[str, Any] | None) -> tuple[str, str]:
-    if stages is None:
-        return UNKNOWN, ""
-    said = "stages " + ", ".join(stages) if stages else ""
-    if "mask" in stages:
-        return GENERATED, said
-    return (GIVEN_MASK if {"image", "volume"} & set(stages) else GIVEN_PAIR), said
+def _kind(found: Provenance) -> str:
+    if found.image == provenance.REAL:
+        return REAL
+    if found.image in (provenance.PHANTOM, provenance.UNKNOWN):
+        return found.image
+    if found.mask in (provenance.REAL, provenance.CHANGED):
+        return REAL_MASK + (f" and a {found.slice} slice" if found.slice else "")
+    if found.mask == provenance.GIVEN:
+        given = found.image == provenance.GIVEN
+        return "given pair" if given else "image for a given mask"
+    return "fully generated" if found.mask == provenance.GENERATED else provenance.UNKNOWN
 
 
-def _from_files(source: Mapping[str, Any], informed: Mapping[str, Any]) -> tuple[str, str]:
+def _details(record: Record) -> str:
+    source, stages = record.get("source"), record.get("parameters", {}).get("stages")
+    if not isinstance(source, Mapping):
+        return "stages " + ", ".join(stages) if stages else ""
     if "mask" in source:
-        kind = f"{REAL_MASK} {_SLICES.get(str(informed.get('kind')), '')}".strip()
+        informed = record.get("informed", {})
         taken = informed.get("id", informed.get("source"))
-        return kind, f"mask {source['mask']}" + (f", slice of {taken}" if taken else "")
+        return f"mask {source['mask']}" + (f", slice of {taken}" if taken else "")
     if "image" in source:
-        return REAL, f"file {source['image']}"
-    return GIVEN_MASK, f"mask {source['label']}" if "label" in source else ""
+        return f"file {source['image']}"
+    return f"mask {source['label']}" if "label" in source else ""
 
 
 def gate_of(record: Record) -> str:

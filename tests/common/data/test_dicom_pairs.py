@@ -289,9 +289,21 @@ def test_labels_without_codes_are_refused(tmp_path: Path) -> None:
     [
         ({}, {"source": {"image": "a"}}, ("real", "real", None, None)),
         (
-            {"generated": {"pipeline": "medgen3d"}},
+            {"generated": {"pipeline": "medgen3d", "stages": {"mask": {}, "image": {}}}},
             {"source": "generated"},
             ("generated", "generated", None, "medgen3d"),
+        ),
+        (
+            {"generated": {"pipeline": "medgen3d", "stages": {"refine": {}}}},
+            {"source": "generated"},
+            ("given", "given", None, "medgen3d"),
+        ),
+        ({"phantom": {"seed": 0}}, {}, ("phantom", "phantom", None, None)),
+        ({}, {}, ("not stated", "not stated", None, None)),
+        (
+            {"generated": {"bundle": "gem3d_volume"}},
+            {"source": {"label": "a"}, "informed": {"kind": "given"}},
+            ("generated", "given", "given", "gem3d_volume"),
         ),
         (
             {"generated": {"bundle": "gem3d_volume"}},
@@ -299,7 +311,7 @@ def test_labels_without_codes_are_refused(tmp_path: Path) -> None:
             ("generated", "real, changed", "real", "gem3d_volume"),
         ),
         (
-            {"generated": {"pipeline": "gem3d"}},
+            {"generated": {"pipeline": "gem3d", "stages": {"mask": {}, "volume": {}}}},
             {"source": "generated", "informed": {"kind": "generated"}},
             ("generated", "generated", "generated", "gem3d"),
         ),
@@ -310,7 +322,8 @@ def test_a_pair_knows_what_of_it_is_real(
 ) -> None:
     found = provenance_of(header, record)
     assert (found.image, found.mask, found.slice, found.maker) == wanted
-    assert found.synthetic == (wanted[0] == "generated")
+    assert found.synthetic == (wanted[0] in ("generated", "given", "phantom"))
+    assert found.says().endswith(".")
 
 
 def test_a_real_compressed_series_goes_in_and_out(tmp_path: Path) -> None:
