@@ -12,7 +12,7 @@ from common.data.geometry import (
     same_place,
     to_ras,
 )
-from common.data.inputs import hash_of, image_geometry, is_dicom, read_image, read_mask
+from common.data.inputs import hash_of, image_geometry, is_dicom, read_files
 from common.data.intensity import intensity_of
 from common.data.labels import IDENTITY, LabelSchema, load_schema
 from common.data.matching import Scan, match_files, plan_scans
@@ -22,7 +22,7 @@ from common.data.support import add_container
 from common.data.views import triple_to_dhw
 from common.errors import MedpairError
 from common.io.manifest import versions
-from common.io.nifti import Volume, read_geometry
+from common.io.nifti import read_geometry
 from common.io.usage import Usage
 from common.progress import Progress, silent
 
@@ -113,8 +113,9 @@ def _write_set(
     )
     progress("prepare", 0, len(scans))
     for done, scan in enumerate(scans, start=1):
-        inputs = {"image": scan.image.name, "image_sha256": hash_of(scan.image)}
-        inputs |= {"label": scan.label.name, "label_sha256": hash_of(scan.label)}
+        sums = {path: hash_of(path) for path in {scan.image, scan.label}}  # may be one folder
+        inputs = {"image": scan.image.name, "image_sha256": sums[scan.image]}
+        inputs |= {"label": scan.label.name, "label_sha256": sums[scan.label]}
         if pairset is None or not _is_done(pairset, scan, inputs):
             usage = Usage()
             pair, record = _prepare_scan(scan, s)
@@ -171,8 +172,8 @@ def read_scan(scan: Scan, s: Settings) -> Raw:
     Raises:
         MedpairError: for a damaged file, unknown ids, or a mask without any of the labels.
     """
-    volume = read_image(scan, s.channel, s.schema.modality)
-    label, warnings = read_mask(scan, volume, s.schema, s.source)
+    files = read_files(scan, s.schema, s.source, s.channel)
+    volume, label = files.image, files.label
     named = (label > 0) & (label != (s.schema.container_id or 0))
     if not named.any():
         wanted = ", ".join(x.name for x in s.schema.labels if x.id != s.schema.container_id)
@@ -181,16 +182,10 @@ def read_scan(scan: Scan, s: Settings) -> Raw:
             "or choose another schema or source"
         )
     image, affine = to_ras(volume.array, volume.affine)
-    label, _ = to_ras(label, _mask_affine(scan, volume))
+    label, _ = to_ras(label, files.label_affine)
     stored = {"shape": list(volume.array.shape), "affine": volume.affine.tolist()}
     full = add_container(label, image, s.schema, s.source)
-    return Raw(image, full, affine, stored, (*volume.warnings, *warnings))
-
-
-def _mask_affine(scan: Scan, image: Volume) -> np.ndarray:
-    """The affine whose axis order the mask of a scan has."""
-    dicom = is_dicom(scan.image) or is_dicom(scan.label)
-    return image.affine if dicom else read_geometry(scan.label)[1]
+    return Raw(image, full, affine, stored, (*volume.warnings, *files.notes))
 
 
 def _source(scans: Sequence[Scan], schema: LabelSchema, source: str | None) -> str:

@@ -20,9 +20,9 @@ from common.io.lock import brief
 from common.io.manifest import versions
 from common.progress import Progress, silent
 from common.report.facts import BINS, Facts, facts_of, histograms, voxel_ml
+from common.report.header import rows
 from common.report.origin import REAL, REAL_MASK
 from common.report.previews import previews
-from common.report.provenance import rows
 from common.report.ranges import Ranges, ranges_of
 from common.report.seconds import read_log
 from common.report.vendored import RELEASE, SCRIPT, put_viewer, script_sha256

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from common.data.phantom import write_phantom_set
+from common.report.header import rows
 from common.report.origin import gate_of, origin_of
-from common.report.provenance import rows
 from common.report.seconds import read_log, seconds_of
 
 
