@@ -43,7 +43,7 @@ def export_dicom(
     if uncoded:
         raise MedpairError(
             f"schema {pairset.schema.name}: no code for {', '.join(uncoded)}; add code: {{value: "
-            "..., meaning: ...}} to them, as common/data/schemas/brain4.yaml has them"
+            "..., meaning: ...} to them, as common/data/schemas/brain4.yaml has them"
         )
     chosen, told = list(ids or pairset.ids()), progress or silent
     folders = []

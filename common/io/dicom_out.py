@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ import common
 from common.data.codes import CATEGORIES, SIDES
 from common.data.labels import Label, LabelSchema
 from common.errors import MedpairError
-from common.io.atomic import atomic_path
+from common.io.atomic import write_bytes
 from common.io.dicom_stack import LPS_TO_RAS
 
 Image = npt.NDArray[np.float32]
@@ -338,7 +339,7 @@ def _described(label: Label, number: int, drawn: bool) -> SegmentDescription:
 
 
 def _save(path: Path, data: Dataset) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        data.save_as(temporary, enforce_file_format=True)
+    content = BytesIO()  # pydicom puts a traceback into what a full disk says
+    data.save_as(content, enforce_file_format=True)
+    write_bytes(path, content.getvalue())
     return path
