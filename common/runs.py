@@ -99,6 +99,7 @@ def run_stages(
         pairset.refresh()
         if groups and pairset.ids():
             with brief(job.out / "images"):  # the part that ends last draws the whole
+                pairset.manifest.reload()  # what others ended while this one waited
                 contact_sheet(pairset, job.out / "contact_sheet.png")
         run.attempts.check([n for v, n in enumerate(job.names()) if run.is_mine(v)])
     return pairset

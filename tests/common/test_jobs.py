@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +22,7 @@ from common.data.sidesets import take_out
 from common.diffusion.rng import normal
 from common.errors import IncompleteError, MedpairError
 from common.io.lock import exclusive
-from common.jobs import Geometry, Job
+from common.jobs import Geometry, Job, Part
 from common.runs import run_stages
 
 TIMED = ("run.jsonl", "report.html")  # they hold seconds
@@ -325,3 +327,26 @@ def test_pairs_that_an_audit_took_out_are_not_made_again(tmp_path: Path) -> None
     run_stages({"mask": lambda batch: pytest.fail("called")}, job(tmp_path, 2), {})
     assert PairSet.open(tmp_path).ids() == ("s7_00000",)
     assert run_stages(STAGES, job(tmp_path, 4), {}).ids() == ("s7_00000", "s7_00002", "s7_00003")
+
+
+def test_the_sheet_shows_what_others_ended_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two parts end together: the one that waited for the lock draws the other's pairs, too."""
+    shown: list[int] = []
+
+    def draw(pairs: PairSet, _: Path) -> None:
+        shown.append(len(pairs.ids()))
+
+    monkeypatch.setattr("common.runs.contact_sheet", draw)
+    others = [Part(1, 2)]
+
+    @contextmanager
+    def waiting(_: Path) -> Iterator[None]:
+        while others:
+            run_stages(STAGES, job(tmp_path, 4), {}, part=others.pop())
+        yield
+
+    monkeypatch.setattr("common.runs.brief", waiting)
+    run_stages(STAGES, job(tmp_path, 4), {}, part=Part(0, 2))
+    assert shown == [4, 4]
