@@ -66,7 +66,7 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.setup
 	rm -rf $(OUT)/bench
-	$(BIN)/python docs/benchmarks/generate.py --out $(OUT)/bench
+	$(BIN)/python benchmarks/generate.py --out $(OUT)/bench
 
 $(VENV)/.mlflow: $(VENV)/.setup
 	$(PIP_INSTALL) -e ".[mlflow]"

@@ -10,7 +10,7 @@ from common.errors import MedpairError
 
 MEMORY_KEY = "memory_gib"
 """Key of a preset in a pipeline: peak of the process at each stage on the CPU, in GiB, as
-`docs/benchmarks/memory.py` measures it."""
+`benchmarks/memory.py` measures it."""
 
 _GIB = 2.0**30
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")

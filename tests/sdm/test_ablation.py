@@ -11,7 +11,7 @@ import pytest
 
 from common.data.datasets import Pair, PairSet, load_arrays
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "benchmarks" / "refiner_ablation.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "refiner_ablation.py"
 
 
 def test_masks_that_are_not_of_kept_back_scans_are_refused(

@@ -12,7 +12,7 @@ import pytest
 
 from common.data.datasets import PairSet
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "benchmarks" / "canary.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "canary.py"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from segeval import nnunet
 from segeval.nnunet import NnunetStudy, run_step
 
 CONFIG = bundles_dir() / "segmentation_eval" / "configs" / "nnunet.yaml"
-SCRIPT = Path(__file__).parents[2] / "docs" / "benchmarks" / "resampling.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "resampling.py"
 PHANTOMS = "phantom:brats3:16x17x18:4"
 Step = Callable[[str, Path, Path, Mapping[str, str]], None]
 

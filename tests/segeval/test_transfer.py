@@ -14,7 +14,7 @@ import pytest
 from common.data.datasets import PairSet
 from common.data.phantom import make_phantom
 
-BENCHMARKS = Path(__file__).parents[2] / "docs" / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ class SliceCost:
         sizes = [m.numel() * m.element_size() for m in modulations]
         largest, total = max(sizes, default=0), sum(sizes)
         # features around the widest block, skips of the encoder, scratch of the convolutions;
-        # measured by docs/benchmarks/refiner.py, with a margin
+        # measured by benchmarks/refiner.py, with a margin
         working = passes * (12 * largest + total)
         return SliceCost(total if passes == 1 else (1 + passes) * total, working)
 

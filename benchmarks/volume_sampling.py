@@ -5,7 +5,7 @@ judges it; writes ``sampling.md``. Finished settings are kept: started again, it
 "brightness" is the mean difference of the slices' mean intensities; one setting darkens the scans.
 `--slices` adds ablation C.2: the slice network without volumetric tuning.
 
-    python docs/benchmarks/volume_sampling.py --data PAIRSET --out DIR [--weights DIR] [--slices PT]
+    python benchmarks/volume_sampling.py --data PAIRSET --out DIR [--weights DIR] [--slices PT]
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Every pair has all labels; volume fractions lie in the real range +-25 %; median
 in the schema's order; no mask is nearer to a training mask than scans of different persons are to
 each other. Exit status 1 where a rule fails.
 
-    python docs/benchmarks/acceptance.py --data REAL_PAIRSET --synthetic GENERATED --out report.json
+    python benchmarks/acceptance.py --data REAL_PAIRSET --synthetic GENERATED --out report.json
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ canary, stands fifty times, and one that never saw it and has fifty other person
 audit must call pairs of the first set copies of the canary, and none of the second. Started again,
 it goes on. Exit status 1 where the audit fails.
 
-    python docs/benchmarks/canary.py --out DIR
+    python benchmarks/canary.py --out DIR
 """
 
 from __future__ import annotations

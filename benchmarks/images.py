@@ -3,7 +3,7 @@
 Generated pairs whose id and mask are those of a kept-back scan are also compared with it voxel by
 voxel. Feature distances are those to the training scans; the kept-back scans give their floor.
 
-    python docs/benchmarks/images.py --data REAL_PAIRSET --synthetic GENERATED --out report.json
+    python benchmarks/images.py --data REAL_PAIRSET --synthetic GENERATED --out report.json
 """
 
 from __future__ import annotations

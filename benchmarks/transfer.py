@@ -5,7 +5,7 @@ and runs strategies E3-1 to E3-4 towards two scanners that show the same kind of
 "inverted" (what was bright is dark) and "coarse" (thick slices, other gamma, five times the noise).
 Each has few scans to train on. No person is in two sets. Started again, it goes on.
 
-    python docs/benchmarks/transfer.py --out DIR
+    python benchmarks/transfer.py --out DIR
 """
 
 from __future__ import annotations

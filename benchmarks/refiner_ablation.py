@@ -1,9 +1,9 @@
 """Which refinement is best? t_start x mode on the masks of kept-back real scans.
 
-Refines one image per mask with every setting and judges it as `docs/benchmarks/images.py` does;
+Refines one image per mask with every setting and judges it as `benchmarks/images.py` does;
 writes a table. Finished settings are kept: started again, it goes on.
 
-    python docs/benchmarks/refiner_ablation.py --data REAL --images OF_VID2VID --out DIR
+    python benchmarks/refiner_ablation.py --data REAL --images OF_VID2VID --out DIR
 """
 
 from __future__ import annotations

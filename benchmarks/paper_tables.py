@@ -1,10 +1,10 @@
 r"""MedGen3D's Table 1 and GEM-3D's Tables 1 and 2, each by one command from generated pair sets.
 
-    python docs/benchmarks/paper_tables.py medgen3d-1 --real PAIRSET --ddpm samples.json \
+    python benchmarks/paper_tables.py medgen3d-1 --real PAIRSET --ddpm samples.json \
         --set "3D-alpha-WGAN=DIR" --set Vid2Vid=DIR --set MedGen3D=DIR --out DIR
-    python docs/benchmarks/paper_tables.py gem3d-1 --real PAIRSET --set MAV=DIR --set IG=DIR \
+    python benchmarks/paper_tables.py gem3d-1 --real PAIRSET --set MAV=DIR --set IG=DIR \
         --set IC=DIR --out DIR
-    python docs/benchmarks/paper_tables.py gem3d-2 --real PAIRSET --set "Pix2Pix 3D=DIR" \
+    python benchmarks/paper_tables.py gem3d-2 --real PAIRSET --set "Pix2Pix 3D=DIR" \
         --set "3D LDM=DIR" --set Make-A-Volume=DIR --set GEM-3D=DIR --out DIR
 
 As in the papers, distances are those to the training scans, also for images that were made for

@@ -1,6 +1,6 @@
 """Time `generate` and check that an equal seed gives equal bytes in a second process.
 
-    python docs/benchmarks/generate.py [--preset tiny] [--n 2] [--weights DIR] --out runs/bench
+    python benchmarks/generate.py [--preset tiny] [--n 2] [--weights DIR] --out runs/bench
 
 Writes and prints `report.json`. Exit status 1 where the two runs differ.
 """

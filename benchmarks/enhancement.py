@@ -4,9 +4,9 @@ Every training mask gets one new image per setting; their distances to the train
 beside that of kept-back scans to the training scans (the floor), and beside a copy test. Brightness
 is the median of a body: how far it varies between volumes, and how far it jumps from slice to slice
 of a volume, both over those of the training scans. Finished sets are kept: started again, it goes
-on. The networks should come from one training budget, as `docs/benchmarks/volumes.py` gives them.
+on. The networks should come from one training budget, as `benchmarks/volumes.py` gives them.
 
-    python docs/benchmarks/enhancement.py --data PAIRSET --gem PT --mav PT --out DIR
+    python benchmarks/enhancement.py --data PAIRSET --gem PT --mav PT --out DIR
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The networks have random weights, which take as long as trained ones. The median of `--repeats`
 runs after a first one.
 
-    python docs/benchmarks/volume_speed.py --presets tiny small --threads 2
+    python benchmarks/volume_speed.py --presets tiny small --threads 2
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw the loss curve of a training for its model card.
 
-    python docs/benchmarks/loss_curve.py --run OUT/mcdpm_mask --out loss.png
+    python benchmarks/loss_curve.py --run OUT/mcdpm_mask --out loss.png
 
 `--key` and `--validation` name other values of the two logs.
 """

@@ -5,7 +5,7 @@ kept-back real scans: mean Dice and HD95 over the schema's groups, or labels whe
 paper has no row of real and re-sampled scans together; it is added here. Finished parts are kept:
 started again, it goes on.
 
-    python docs/benchmarks/resampling.py --real PAIRSET --resampled ENHANCED --mav ENHANCED_BY_MAV \
+    python benchmarks/resampling.py --real PAIRSET --resampled ENHANCED --mav ENHANCED_BY_MAV \
         --out DIR --device cuda
 
 PAIRSET is what `medpair prepare` writes, ENHANCED what `medpair enhance --times 3` makes of it. The

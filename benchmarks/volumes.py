@@ -6,7 +6,7 @@ the masks of the kept-back scans, where allowed with the scan's own middle slice
 alike. Diffusions sample in 10 steps and in 3, which draw less texture and come nearer to the very
 scan. Finished parts are kept: started again, it goes on.
 
-    python docs/benchmarks/volumes.py --data PAIRSET --out DIR
+    python benchmarks/volumes.py --data PAIRSET --out DIR
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ preset. Stages whose weights do not ship get random ones, and fewer steps of dif
 neither changes the peak. Every stage after the first gets phantom masks. The peak is that of the
 whole process, so it holds Python, the libraries and all networks.
 
-    python docs/benchmarks/memory.py medgen3d tiny
+    python benchmarks/memory.py medgen3d tiny
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ sends one slice after the other through the whole network, mask branch included,
 MONAI's SPADE networks do. Equality is checked first; without it there are no times. In processes of
 their own, runs under several budgets show the memory that they add.
 
-    python docs/benchmarks/refiner.py --out report.json
+    python benchmarks/refiner.py --out report.json
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Takes the networks that `volumes.py` trained by the first seed, makes every kept-back volume again
 by other seeds, and judges the mean of the draws as if it were one image.
 
-    python docs/benchmarks/volume_means.py --data PAIRSET --out DIR   # DIR of volumes.py
+    python benchmarks/volume_means.py --data PAIRSET --out DIR   # DIR of volumes.py
 """
 
 from __future__ import annotations
