@@ -19,6 +19,7 @@ from common.data.datasets import Pair, PairSet
 from common.data.labels import load_schema
 from common.data.pairs import PairBatch
 from common.data.pictures import contact_sheet
+from common.data.provenance import Provenance, for_mask_of, provenance_of
 from common.data.sidesets import removed
 from common.data.views import ras_affine
 from common.errors import MedpairError
@@ -215,6 +216,8 @@ class Run:
         if faults is not None:
             gate = {"passed": not faults, "attempts": attempt + 1}
         record = _record(self.job, batch, slot, self.settings) | {"gate": gate}
+        if self.masks is not None:
+            record["provenance"] = self._provenance(record, volume=batch.volumes[slot]).to_dict()
         if attempt:
             record["noise_seed"] = batch.seed
         if faults:
@@ -223,6 +226,19 @@ class Run:
         if batch.image_VDHW is None or not torch.isfinite(batch.image_VDHW[slot]).all():
             raise MedpairError(f"pair {pair.id}: NaN in the image; check the weights")
         self.pairset.write(pair, record)
+
+    def _provenance(self, record: Mapping[str, Any], volume: int) -> Provenance:
+        """Return where a pair comes from whose mask was given: the mask's own origin counts."""
+        assert self.masks is not None
+        found = provenance_of(self.pairset.header, record)
+        known = self.masks.record(_mask_of(self.masks, volume))
+        return for_mask_of(found, self.masks.header, known)
+
+
+def _mask_of(masks: PairSet, volume: int) -> str:
+    """Return the id of the pair whose mask starts a volume."""
+    ids = masks.ids()
+    return ids[volume % len(ids)]
 
 
 def _check_masks(masks: PairSet, geometry: Geometry) -> None:
@@ -241,8 +257,7 @@ def _first_batch(
     batch = PairBatch(volumes, job.seed, pairset.schema, g.spacing, g.size, starts)
     if masks is None:
         return batch
-    ids = masks.ids()
-    pairs = [masks.read(ids[v % len(ids)]) for v in volumes]
+    pairs = [masks.read(_mask_of(masks, v)) for v in volumes]
     image = torch.from_numpy(np.stack([pair.image for pair in pairs]))
     return replace(
         batch,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.data.labels import LabelSchema
+from common.data.provenance import provenance_of
 from common.data.views import from_dhw, to_dhw
 from common.errors import MedpairError
 from common.io.atomic import append_jsonl, write_json
@@ -227,6 +228,15 @@ class PairSet:
             raise MedpairError(
                 f"pair {pair.id}: split '{head['split']}', wanted {' or '.join(SPLITS)}"
             )
+        try:
+            return self._write(pair, head, extra)
+        except OSError:
+            if pair.id not in self.manifest:
+                for path in self.paths(pair.id):  # no half of a pair
+                    path.unlink(missing_ok=True)
+            raise
+
+    def _write(self, pair: Pair, head: Record, extra: Record) -> Record:
         image_path, label_path = self.paths(pair.id)
         axis = self.schema.slice_axis
         write_volume(image_path, from_dhw(pair.image.astype(np.float32), axis), pair.affine)
@@ -239,6 +249,7 @@ class PairSet:
             "voxels": voxel_counts(pair.label, self.schema),
             **extra,
         }
+        line["provenance"] = provenance_of(self.header, line).to_dict()
         with brief(image_path.parent):  # other parts of a run may write here, too
             self.manifest.reload()
             self.manifest.put(line)

@@ -123,12 +123,14 @@ def _dicom_mask(
             "aliases to the schema"
         )
     shape = (image.array.shape[0], image.array.shape[1], image.array.shape[2])
-    mask, sizes = paint(labels, known, shape, image.affine)
-    notes = [
-        f"structure {number} is empty ({schema.names[known[number]]})"
-        for number, size in sizes.items()
-        if not size
-    ]
+    mask, drawn = paint(labels, known, shape, image.affine)
+    notes = []
+    for number, (voxels, gaps) in drawn.items():
+        named = f"structure {number} ({schema.names[known[number]]})"
+        if not voxels:
+            notes.append(f"{named} is empty")
+        elif gaps:
+            notes.append(f"{named} has {gaps} empty slices between its slices")
     if others:
         numbers = ", ".join(str(one.number) for one in others[:20])
         notes.append(f"{len(others)} structures left out (numbers {numbers})")

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +110,11 @@ def _dicom_pairs(image_dir: Path, label_dir: Path) -> dict[str, tuple[Path, Path
     """Pair DICOM folders with their labels, by the names of the folders."""
     alone = any(_may_be_dicom(f) for f in image_dir.iterdir())
     folders = [image_dir] if alone else [d for d in sorted(image_dir.iterdir()) if d.is_dir()]
-    images = {d.resolve().name: d for d in folders if not d.name.startswith(".")}
+    folders = [folder for folder in folders if not folder.name.startswith(".")]
     if image_dir.resolve() == label_dir.resolve():
-        return {i: (d, d) for i, d in images.items()}
+        folders = [image_dir] if _is_one_scan(folders) else folders
+        return {d.resolve().name: (d, d) for d in folders}
+    images = {d.resolve().name: d for d in folders}
     if label_dir.is_file():
         if len(images) > 1:
             raise MedpairError(
@@ -131,6 +133,18 @@ def _dicom_pairs(image_dir: Path, label_dir: Path) -> dict[str, tuple[Path, Path
         return {i: (d, next(iter(labels.values()))) for i, d in images.items()}
     _check_partners(images, labels, image_dir, label_dir)
     return {identity: (images[identity], labels[identity]) for identity in sorted(images)}
+
+
+def _is_one_scan(folders: Sequence[Path]) -> bool:
+    """Return whether folders are the series of one scan: some hold labels alone, some images."""
+    from common.io.dicom import modalities
+    from common.io.dicom_labels import KINDS
+
+    alone = [all(kind in KINDS for kind in modalities(folder)) for folder in folders]
+    if not any(alone) or all(alone):
+        return False
+    others = [folder for folder, labels in zip(folders, alone, strict=True) if not labels]
+    return not any(kind in KINDS for folder in others for kind in modalities(folder))
 
 
 def _by_pattern(files: list[Path], pattern: str) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """From a folder of scans and masks to a pair set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +122,26 @@ def _write_set(
             pair, record = _prepare_scan(scan, s)
             # the folder appears with the first good pair: wrong input leaves nothing behind
             pairset = pairset or _create(out, s, spacing)
-            pairset.write(pair, {**record, "source": {**inputs, **record["source"]}})
+            with _nothing_empty(pairset):
+                pairset.write(pair, {**record, "source": {**inputs, **record["source"]}})
             pairset.log({"stage": "prepare", "id": scan.id, **usage.measured()})
         progress("prepare", done, len(scans))
     assert pairset is not None  # match_files returns at least one scan
     return pairset
+
+
+@contextmanager
+def _nothing_empty(pairset: PairSet) -> Iterator[None]:
+    """Leave no pair set without pairs where the first one cannot be written."""
+    try:
+        yield
+    except OSError:
+        if not pairset.ids():
+            (pairset.dir / "dataset.json").unlink(missing_ok=True)
+            for folder in (pairset.dir / "images", pairset.dir / "labels", pairset.dir):
+                with suppress(OSError):  # not there, or something else is in it
+                    folder.rmdir()
+        raise
 
 
 def _create(out: str | Path, s: Settings, spacing: Spacing | None) -> PairSet:

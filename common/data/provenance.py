@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 REAL, GENERATED, CHANGED, GIVEN = "real", "generated", "real, changed", "given"
@@ -55,20 +55,47 @@ class Provenance:
         verb = "refined" if self.image == GIVEN else "generated"
         return f"Image {verb} for {mask}{start}, by {self.maker or 'a network'} of medpair."
 
+    def to_dict(self) -> dict[str, str]:
+        """Return what a manifest line holds: the attributes that are known."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
 
 def provenance_of(header: Mapping[str, Any], record: Mapping[str, Any]) -> Provenance:
-    """Return the provenance of a pair.
+    """Return the provenance of a pair: what its line says, or what follows from the rest of it.
 
     Args:
         header: ``dataset.json`` of its pair set, without its lists.
-        record: its line of the manifest.
+        record: its line of the manifest, whole or about to be written.
     """
+    said = record.get("provenance")
+    if isinstance(said, Mapping):
+        return Provenance(said["image"], said["mask"], said.get("slice"), said.get("maker"))
+    return _deduced(header, record)
+
+
+def for_mask_of(
+    found: Provenance, header: Mapping[str, Any], record: Mapping[str, Any]
+) -> Provenance:
+    """Return the provenance of an image that was made for the mask of a known pair.
+
+    Args:
+        found: what is known of the new pair.
+        header: ``dataset.json`` of the known pair's set.
+        record: the known pair's line.
+    """
+    if found.mask != GIVEN:
+        return found
+    mask = provenance_of(header, record).mask
+    return found if mask == UNKNOWN else replace(found, mask=mask)
+
+
+def _deduced(header: Mapping[str, Any], record: Mapping[str, Any]) -> Provenance:
     source = record.get("source")
     made = {**(header.get("generated") or {}), **(record.get("parameters") or {})}
     maker = made.get("pipeline") or made.get("bundle") or made.get("generated_by")
     if source == GENERATED:
-        image, mask = _by_stages(made.get("stages"))
-        return Provenance(image, mask, _slice_of(record), maker)
+        image, mask, start = _by_stages(made.get("stages"))
+        return Provenance(image, mask, _slice_of(record) or start, maker)
     if not isinstance(source, Mapping):
         known = PHANTOM if "phantom" in header else UNKNOWN
         return Provenance(known, known)
@@ -80,13 +107,14 @@ def provenance_of(header: Mapping[str, Any], record: Mapping[str, Any]) -> Prove
     return Provenance(GENERATED, GIVEN, _slice_of(record), maker)
 
 
-def _by_stages(stages: Any) -> tuple[str, str]:
-    """Return what the stages of a pipeline made of image and mask."""
+def _by_stages(stages: Any) -> tuple[str, str, str | None]:
+    """Return what the stages of a pipeline made of image and mask, and of what slice."""
     if not isinstance(stages, Mapping):
-        return GENERATED, UNKNOWN
+        return GENERATED, UNKNOWN, None
+    start = stages.get("volume", {}).get("informed")  # what the stage says of itself
     if "mask" in stages:
-        return GENERATED, GENERATED
-    return (GENERATED if IMAGE_STAGES & set(stages) else GIVEN), GIVEN
+        return GENERATED, GENERATED, start
+    return (GENERATED if IMAGE_STAGES & set(stages) else GIVEN), GIVEN, start
 
 
 def _slice_of(record: Mapping[str, Any]) -> str | None:

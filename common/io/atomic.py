@@ -28,6 +28,10 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.replace(final)
+    except OSError as error:
+        if error.errno and error.filename is None:  # a write to a full disk knows no names
+            error.filename = str(final)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     _flush(final.parent)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -288,6 +288,13 @@ def _head(file: Path) -> _Head:
             raise InvalidDicomError(f"{file} has no SeriesInstanceUID")
         uid, modality, patient = (str(head.get(tag, "")) for tag in tags)
     return _Head(uid, modality, patient)
+
+
+def modalities(path: Path) -> Iterator[str]:
+    """Yield the modality of each DICOM file in a folder as it is read; other files are passed."""
+    for file in _files(path):
+        with suppress(InvalidDicomError, OSError):  # named when the series are listed
+            yield _head(file).modality
 
 
 def read_file(file: Path, *, pixels: bool = True) -> Dataset:

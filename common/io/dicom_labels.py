@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -300,9 +300,16 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.casefold() if character.isalnum())
 
 
+class Drawn(NamedTuple):
+    """What was drawn of a structure: its voxels, and the empty slices between its slices."""
+
+    voxels: int
+    gaps: int
+
+
 def paint(
     labels: LabelObject, wanted: Mapping[int, int], shape: Shape, affine: Affine
-) -> tuple[npt.NDArray[np.uint8], dict[int, int]]:
+) -> tuple[npt.NDArray[np.uint8], dict[int, Drawn]]:
     """Draw structures into a label map; where two overlap the smaller one is seen.
 
     Args:
@@ -312,14 +319,20 @@ def paint(
         affine: of the image.
 
     Returns:
-        uint8 (X, Y, Z) label ids, and the voxels of each structure by number.
+        uint8 (X, Y, Z) label ids, and what was drawn of each structure by number.
 
     Raises:
         MedpairError: where a structure does not lie on the image's grid.
     """
     masks = dict(labels.masks(list(wanted), shape, affine))
-    sizes = {number: int(np.count_nonzero(mask)) for number, mask in masks.items()}
+    drawn = {number: _drawn(mask) for number, mask in masks.items()}
     painted = np.zeros(shape, dtype=np.uint8)
-    for number in sorted(masks, key=lambda n: -sizes[n]):
+    for number in sorted(masks, key=lambda n: -drawn[n].voxels):
         painted[masks[number]] = wanted[number]
-    return painted, sizes
+    return painted, drawn
+
+
+def _drawn(mask: Mask) -> Drawn:
+    occupied = np.flatnonzero(mask.any(axis=(0, 1)))
+    gaps = 0 if not occupied.size else int(occupied[-1] - occupied[0] + 1 - occupied.size)
+    return Drawn(int(np.count_nonzero(mask)), gaps)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.data.pairs import PairBatch
+from common.data.provenance import GENERATED, REAL
 from common.diffusion.schedules import NoiseSchedule, Prediction
 from common.engines.inferers import precision_context
 from common.errors import MedpairError
@@ -132,6 +133,11 @@ class VolumeStage:
                     "another pair set"
                 )
         self.rule = rule or BodyRule()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What the slices are that images start from, for the manifest."""
+        return {"informed": REAL if self.references else GENERATED}
 
     def __call__(self, batch: PairBatch) -> PairBatch:
         """Return the batch with its images (V, D, H, W) in [-1, 1] and their start slices.

@@ -214,6 +214,28 @@ def test_structures_of_another_series_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path, tmp_path, "thorax7", tmp_path / "set")
 
 
+def test_missing_contours_are_a_warning(tmp_path: Path) -> None:
+    head(tmp_path / "p1")
+    mask = np.zeros((22, 24, SIZE[0]), dtype=bool)
+    mask[8:12, 8:12, [3, 4, 8]] = True
+    write_structures(tmp_path / "p1" / "structures.dcm", {"heart": contours(mask)})
+    pairs = prepare(tmp_path, tmp_path, "thorax7", tmp_path / "set", holdout=0.0)
+    assert pairs.record("p1")["warnings"] == [
+        "structure 1 (heart) has 3 empty slices between its slices"
+    ]
+
+
+def test_series_in_folders_of_one_scan_are_one_scan(tmp_path: Path) -> None:
+    head(tmp_path / "scan" / "CT")
+    (tmp_path / "scan" / "RS").mkdir()
+    (tmp_path / "scan" / "CT" / "structures.dcm").rename(tmp_path / "scan" / "RS" / "rs.dcm")
+    pairs = prepare(tmp_path / "scan", tmp_path / "scan", "thorax7", tmp_path / "a", holdout=0.0)
+    assert pairs.ids() == ("scan",)
+    head(tmp_path / "scan" / "CT")  # two patients again, of whom one has no image
+    with pytest.raises(MedpairError, match="image series"):
+        prepare(tmp_path / "scan", tmp_path / "scan", "thorax7", tmp_path / "b")
+
+
 def test_contours_between_slices_are_refused(tmp_path: Path) -> None:
     head(tmp_path / "p1")
     ring = contours(np.ones((2, 2, 1), bool))[0] + [0.0, 0.0, 2.0]

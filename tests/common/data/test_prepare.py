@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 
+from common.data import datasets
 from common.data.datasets import PairSet, load_arrays
 from common.data.labels import load_schema
 from common.data.prepare import prepare
@@ -124,6 +125,26 @@ def test_a_crash_inside_a_pair_leaves_it_unfinished(
             for identity in PairSet.open(out).ids():
                 PairSet.open(out).read(identity)
         assert files(run(scans, out).dir) == whole
+
+
+@pytest.mark.parametrize(("failing", "left"), [("0", []), ("1", ["0"])])
+def test_a_full_disk_leaves_no_half_of_a_pair(
+    failing: str, left: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = write_scans(tmp_path / "in", 2)
+    kept = datasets.write_volume
+
+    def full(path: Path, *words: Any) -> None:
+        if path.parent.name == "labels" and path.name.startswith(failing):
+            raise OSError(28, "No space left on device", str(path))
+        kept(path, *words)
+
+    monkeypatch.setattr(datasets, "write_volume", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(scans, tmp_path / "set")
+    images = sorted(p.name.split(".")[0] for p in (tmp_path / "set").glob("images/*"))
+    assert images == left
+    assert (tmp_path / "set").exists() == bool(left)
 
 
 def test_a_changed_scan_is_prepared_again(tmp_path: Path) -> None:

@@ -29,6 +29,15 @@ def test_a_failure_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_error_that_names_no_file_is_given_the_final_name(tmp_path: Path) -> None:
+    for named, wanted in ((None, tmp_path / "a.txt"), ("b.txt", "b.txt")):
+        error = OSError(28, "No space left on device")
+        error.filename = named
+        with pytest.raises(OSError, match="No space") as caught:
+            half_write(tmp_path / "a.txt", error)
+        assert caught.value.filename == str(wanted)
+
+
 def test_a_failure_keeps_the_former_file(tmp_path: Path) -> None:
     final = tmp_path / "a.txt"
     write_text(final, "before")
