@@ -190,6 +190,10 @@ def generate(
     workers: int = 2,
     num_parts: int = 1,
     part_id: int | None = None,
+    batch_volumes: int | None = None,
+    memory_gib: float | None = None,
+    compile: bool = False,
+    exact: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Generate pairs into a pair set; called again, it makes only what is missing.
@@ -211,6 +215,11 @@ def generate(
         workers: actors of "ray".
         num_parts: processes that share the job, each started with a part of its own.
         part_id: number of this one, 0..num_parts-1.
+        batch_volumes: volumes made side by side; None takes the preset's. Bytes depend on it.
+        memory_gib: choose them by this memory budget in GiB.
+        compile: torch.compile for the networks; rounding differs, and the first batch waits for it.
+        exact: equal bytes on a GPU, too (deterministic algorithms), and never smaller batches
+            where memory runs out.
         progress: called with (task, done, total).
 
     Returns:
@@ -240,6 +249,10 @@ def generate(
         workers=workers,
         num_parts=num_parts,
         part_id=part_id,
+        batch_volumes=batch_volumes,
+        memory_gib=memory_gib,
+        compile=compile,
+        exact=exact,
         progress=progress,
     )
 
@@ -272,7 +285,7 @@ def evaluate(
     Raises:
         common.errors.MedpairError: an unknown bundle, or pair sets that do not fit together.
     """
-    from common.pipeline import evaluate as run
+    from common.evaluation import evaluate as run
 
     return run(
         bundle,

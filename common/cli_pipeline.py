@@ -64,6 +64,16 @@ def generate(
     workers: Annotated[int, typer.Option(help="Processes of --engine ray.")] = 2,
     num_parts: Annotated[int, typer.Option(help="Processes that share the job.")] = 1,
     part_id: Annotated[int | None, typer.Option(help="Which of them, from 0.")] = None,
+    batch_volumes: Annotated[int | None, typer.Option(help="Volumes made side by side.")] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(help="Choose them by a memory budget, GiB.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile; pays for long runs.")
+    ] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Equal bytes also on a GPU; slower there.")
+    ] = False,
 ) -> None:
     """Generate pairs; the same command again makes only what is missing."""
     pipeline_file(pipeline)  # a wrong name is known before torch is loaded
@@ -86,6 +96,10 @@ def generate(
             workers=workers,
             num_parts=num_parts,
             part_id=part_id,
+            batch_volumes=batch_volumes,
+            memory_gib=memory_gib,
+            compile=compiled,
+            exact=exact,
             progress=progress,
         )
     if engine == "slurm-array":
@@ -111,7 +125,7 @@ def evaluate(
     preset: Preset = None,
 ) -> None:
     """Measure generated masks, or images made for real masks, against real scans."""
-    from common.pipeline import evaluate as run
+    from common.evaluation import evaluate as run
 
     with shown(err) as progress:
         folder = run(

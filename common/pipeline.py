@@ -1,16 +1,17 @@
-"""Pipelines: chains of bundles that generate pair sets; training and evaluation of their stages."""
+"""Pipelines: chains of bundles that generate pair sets; training of their stages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-from common.bundles import bundles_dir, pipeline_file
+from common.bundles import pipeline_file
 from common.data.datasets import PairSet
 from common.engines.device import pick_device
 from common.engines.handlers import report_iterations
@@ -20,9 +21,10 @@ from common.jobs import Geometry, Job, Part, Stage
 from common.memory import check_memory, needed_gib
 from common.progress import Progress
 from common.report.page import update_report
+from common.running import Running
 from common.runs import run_stages
 from common.slurm import write_array
-from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
+from common.stages import OpenedStage, open_stage, open_workflow, plain_errors
 
 ENGINES = ("local", "ray", "slurm-array")
 
@@ -44,6 +46,10 @@ def generate(
     workers: int = 2,
     num_parts: int = 1,
     part_id: int | None = None,
+    batch_volumes: int | None = None,
+    memory_gib: float | None = None,
+    compile: bool = False,
+    exact: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Generate pairs with a pipeline of `bundles/`; see `generate_pipeline`.
@@ -64,6 +70,10 @@ def generate(
         workers: actors of "ray".
         num_parts: processes that share the job, each started with a part of its own.
         part_id: number of this one, 0..num_parts-1.
+        batch_volumes: volumes made side by side; None takes the preset's.
+        memory_gib: choose them by this memory budget in GiB.
+        compile: torch.compile for the networks.
+        exact: see `common.running.Running`.
         progress: called with (task, done, total).
 
     Returns:
@@ -73,16 +83,15 @@ def generate(
         MedpairError: as `generate_pipeline`, or for an unknown engine or a missing part.
     """
     config = read_pipeline(pipeline)
+    running = Running(exact, compile, batch_volumes, memory_gib)
     if engine not in ENGINES:
         raise MedpairError(f"--engine: {engine!r} is unknown, wanted one of {', '.join(ENGINES)}")
     if engine == "slurm-array":
-        words = {"--n": num, "--seed": seed, "--out": out.absolute(), "--preset": preset}
-        words |= {"--depth": depth, "--start": start}
-        words |= {"--weights": weights and weights.absolute(), "--data": data and data.absolute()}
-        words |= {"--stages": ",".join(stages) if stages else None}
-        said = [str(w) for key, value in words.items() if value is not None for w in (key, value)]
-        gated = [] if gate else ["--no-gate"]
-        return write_array(["generate", pipeline, *said, *gated], out, num_parts)
+        options = {"n": num, "seed": seed, "out": out, "preset": preset, "depth": depth}
+        options |= {"start": start, "weights": weights, "data": data}
+        options |= {"stages": ",".join(stages) if stages else None}
+        flags = [*([] if gate else ["--no-gate"]), *running.words()]
+        return write_array(["generate", pipeline, *_said(options), *flags], out, num_parts)
     if num_parts > 1 and part_id is None:
         raise MedpairError(f"--part-id is missing, wanted 0..{num_parts - 1} with --num-parts")
     return generate_pipeline(
@@ -101,8 +110,16 @@ def generate(
         gate=gate,
         workers=workers if engine == "ray" else None,
         part=Part(part_id or 0, num_parts),
+        running=running,
         progress=progress,
     )
+
+
+def _said(options: Mapping[str, Any]) -> list[str]:
+    """Return options as words of a command line; those that are None are left out."""
+    given = {key: value for key, value in options.items() if value is not None}
+    full = {key: v.absolute() if isinstance(v, Path) else v for key, v in given.items()}
+    return [word for key, value in full.items() for word in (f"--{key}", str(value))]
 
 
 def generate_pipeline(
@@ -122,6 +139,7 @@ def generate_pipeline(
     gate: bool = True,
     workers: int | None = None,
     part: Part | None = None,
+    running: Running | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Open the stages, generate the missing pairs, draw the contact sheet and write the report.
@@ -143,6 +161,7 @@ def generate_pipeline(
         gate: False leaves a gate out; True lets it run where it is named, or where it can judge.
         workers: actors of Ray that make the batches; None makes them here.
         part: make only the batches of one part.
+        running: exactness, compilation and batches; None takes the usual.
         progress: called with (task, done, total).
 
     Returns:
@@ -164,25 +183,35 @@ def generate_pipeline(
         weights=weights,
     )
     retries = max((int(s.get("retries", 0)) for s in chosen), default=0)
+    running = running or Running()
     job = Job(Path(out), num, seed, geometry, start, retries, ungated)
     masks = PairSet.open(data) if data is not None else None
     if workers is None:
         _check_fits(presets[preset], geometry, [s["name"] for s in chosen], preset)
     opened = _open(chosen, preset, weights)
+    runs = {key: s.run for key, s in opened.items()}
+    running.prepare(runs)
+    geometry = replace(geometry, batch_volumes=running.volumes(runs, geometry))
+    job = replace(job, geometry=geometry)
     judges = {s["name"] for s in chosen if is_gate(s)}
-    identities = {key: stage.identity for key, stage in opened.items()}
-    makers = {key: value for key, value in identities.items() if key not in judges}
-    judging = {key: value for key, value in identities.items() if key in judges}
-    parameters = {"pipeline": name, "preset": preset, "stages": makers, **judging}
+    parameters = {"pipeline": name, "preset": preset, **_identities(opened, judges)}
+    parameters |= running.settings
     engine = None
     if workers is not None:
         from common.ray_engine import RayEngine
 
-        engine = RayEngine(partial(_callables, chosen, preset, weights), workers)
+        opening = partial(_callables, chosen, preset, weights, running)
+        engine = RayEngine(opening, workers, exact=running.exact)
     with _reported(job.out, num if part and part.of > 1 else 1):  # of parts, the last one
-        runs = {key: s.run for key, s in opened.items()}
         run_stages(runs, job, parameters, masks, progress, part, engine)
     return job.out
+
+
+def _identities(opened: Mapping[str, OpenedStage], judges: set[str]) -> dict[str, Any]:
+    """Return what identifies the stages that make pairs, and beside them those that judge."""
+    found = {key: stage.identity for key, stage in opened.items()}
+    makers = {key: value for key, value in found.items() if key not in judges}
+    return {"stages": makers, **{key: value for key, value in found.items() if key in judges}}
 
 
 def _check_fits(
@@ -213,9 +242,11 @@ def _open(
 
 
 def _callables(
-    stages: Sequence[StageEntry], preset: str, weights: str | Path | None
+    stages: Sequence[StageEntry], preset: str, weights: str | Path | None, running: Running
 ) -> dict[str, Stage]:
-    return {name: stage.run for name, stage in _open(stages, preset, weights).items()}
+    runs = {name: stage.run for name, stage in _open(stages, preset, weights).items()}
+    running.prepare(runs)
+    return runs
 
 
 def read_pipeline(name: str) -> dict[str, Any]:
@@ -325,54 +356,3 @@ def check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
             f"{geometry.schema}, {d}x{h}x{w}; medpair prepare --schema {geometry.schema} "
             f"--size {d}x{h}x{w} --spacing {geometry.spacing[0]:g}"
         )
-
-
-def evaluate(
-    bundle: str,
-    *,
-    data: Path,
-    out: Path,
-    synthetic: Path | None = None,
-    weights: Path | None = None,
-    preset: str | None = None,
-    progress: Progress | None = None,
-) -> Path:
-    """Run a bundle's evaluate config on real scans.
-
-    Args:
-        bundle: folder name in `bundles/`.
-        data: pair set of real scans.
-        out: gets the report.
-        synthetic: generated pair set, for bundles that judge one.
-        weights: folder that `train` wrote, for bundles that run their network; None takes the
-            weights that ship.
-        preset: whose weights; None takes the bundle's default.
-        progress: called with (bundle, done, total) after each scan, where an evaluator runs.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        MedpairError: for an unknown bundle, or an option that the bundle does not take.
-    """
-    config = bundles_dir() / bundle / "configs" / "evaluate.yaml"
-    if not config.is_file():
-        raise MedpairError(f"bundle {bundle!r} has no configs/evaluate.yaml; choose another bundle")
-    keys = ConfigParser.load_config_file(str(config))
-    if ("synthetic_dir" in keys) != (synthetic is not None):
-        repair = "give --synthetic DIR" if synthetic is None else "leave it out"
-        judged = "a generated pair set" if synthetic is None else "its own network"
-        raise MedpairError(f"--synthetic: {synthetic}; {bundle} judges {judged}; {repair}")
-    overrides = {"dataset_dir": str(PairSet.open(data).dir.absolute())}
-    overrides["output_dir"] = str(Path(out).absolute())
-    if synthetic is not None:
-        overrides["synthetic_dir"] = str(PairSet.open(synthetic).dir.absolute())
-    chosen = preset or str(keys.get("preset", ""))
-    if "weights" in keys:
-        overrides["weights"] = str(weights_path(bundle, chosen, weights))
-    with plain_errors():
-        workflow = open_workflow(bundle, "evaluate", chosen, overrides)
-        if progress is not None and "evaluator" in keys:
-            report_iterations(workflow.parser.get_parsed_content("evaluator"), bundle, progress)
-        workflow.run()
-    return Path(out)

@@ -25,15 +25,18 @@ class Worker:
     Args:
         open_stages: opens them, in the actor's process.
         threads: of torch; sums depend on it, so it is that of the process that asks.
+        exact: never run halves of a batch.
     """
 
-    def __init__(self, open_stages: Callable[[], Mapping[str, Stage]], threads: int) -> None:
+    def __init__(
+        self, open_stages: Callable[[], Mapping[str, Stage]], threads: int, exact: bool
+    ) -> None:
         torch.set_num_threads(threads)
-        self.stages = open_stages()
+        self.stages, self.exact = open_stages(), exact
 
     def make(self, batch: PairBatch) -> tuple[PairBatch, Logs]:
         """Return the finished batch, and seconds and memory per stage."""
-        return through(self.stages, batch, lambda _stage, _done: None)
+        return through(self.stages, batch, lambda _stage, _done: None, exact=self.exact)
 
 
 @dataclass
@@ -46,6 +49,7 @@ class RayEngine:
     Args:
         open_stages: opens the stages in an actor's process.
         workers: number of actors, >= 1; a GPU each where this machine has one.
+        exact: never run halves of a batch that does not fit into memory.
 
     Raises:
         MedpairError: if Ray is not installed, or actors keep dying over a batch.
@@ -53,6 +57,7 @@ class RayEngine:
 
     open_stages: Callable[[], Mapping[str, Stage]]
     workers: int = 2
+    exact: bool = False
     deaths: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -99,7 +104,7 @@ class RayEngine:
 
     def _hire(self, ray: Any) -> Any:
         actor = ray.remote(Worker).options(num_gpus=int(torch.cuda.is_available()))
-        return actor.remote(self.open_stages, torch.get_num_threads())
+        return actor.remote(self.open_stages, torch.get_num_threads(), self.exact)
 
     def _note_death(self, group: int) -> None:
         self.deaths[group] = self.deaths.get(group, 0) + 1

@@ -23,6 +23,7 @@ from common.data.provenance import Provenance, for_mask_of, provenance_of
 from common.data.sidesets import removed
 from common.data.views import ras_affine
 from common.errors import MedpairError
+from common.halving import run_halving
 from common.io.lock import brief, exclusive, shared
 from common.io.manifest import versions
 from common.io.usage import Usage
@@ -46,6 +47,8 @@ class Task:
 
 
 Logs = list[dict[str, Any]]
+HALVED = "halved_to"
+"""Where memory ran out: volumes of the smallest batch that a stage ran, in log and manifest."""
 Engine = Callable[["Run", Sequence[int]], None]
 """Makes all pairs of some groups of volumes: asks a `Run` for tasks, gives back what was made."""
 
@@ -115,11 +118,15 @@ def run_here(run: Run, groups: Sequence[int]) -> None:
             def tell(stage: str, done: int, index: int = index, again: str = again) -> None:
                 run.progress(stage + again, index + done, len(groups))
 
-            run.keep(task, *through(run.stages, task.batch, tell))
+            run.keep(task, *through(run.stages, task.batch, tell, exact=run.exact))
 
 
 def through(
-    stages: Mapping[str, Stage], batch: PairBatch, tell: Callable[[str, int], None]
+    stages: Mapping[str, Stage],
+    batch: PairBatch,
+    tell: Callable[[str, int], None],
+    *,
+    exact: bool = False,
 ) -> tuple[PairBatch, Logs]:
     """Run a batch through stages.
 
@@ -127,6 +134,7 @@ def through(
         stages: callables by name, in order.
         batch: what goes into the first.
         tell: called with the stage's name and 0 before, 1 after it.
+        exact: never run halves of a batch that does not fit into memory.
 
     Returns:
         The finished batch, and seconds and memory per stage.
@@ -135,8 +143,9 @@ def through(
     for name, stage in stages.items():
         tell(name, 0)
         usage = Usage()
-        batch = stage(batch)
-        logs.append({"stage": name, "volumes": list(batch.volumes), **usage.measured()})
+        batch, smallest = run_halving(name, stage, batch, exact=exact)
+        line = {"stage": name, "volumes": list(batch.volumes), **usage.measured()}
+        logs.append(line | ({HALVED: smallest} if smallest < len(batch.volumes) else {}))
         tell(name, 1)
     return batch, logs
 
@@ -198,9 +207,10 @@ class Run:
         again = {"attempt": task.attempt} if task.attempt else {}
         for line in logs:
             self.pairset.log(line | again)
+        halved = {line["stage"]: line[HALVED] for line in logs if HALVED in line}
         for slot, volume in enumerate(batch.volumes):
             if volume in task.due:
-                self._keep(batch, slot, task.attempt)
+                self._keep(batch, slot, task.attempt, halved)
 
     def _missing(self, volumes: Iterable[int]) -> list[int]:
         """Return those of the volumes that are ours and can still become pairs."""
@@ -208,7 +218,12 @@ class Run:
         done = {*self.pairset.ids(), *self.removed}
         return [v for v, n in names.items() if n not in done and not self.attempts.spent(n)]
 
-    def _keep(self, batch: PairBatch, slot: int, attempt: int) -> None:
+    @property
+    def exact(self) -> bool:
+        """Whether batches must keep their size; see `common.running.Running`."""
+        return bool(self.settings.get("exact"))
+
+    def _keep(self, batch: PairBatch, slot: int, attempt: int, halved: Mapping[str, int]) -> None:
         """Write a pair into the pair set, or among the refused ones."""
         pair = _pair(self.job, batch, slot)
         faults = None if batch.faults is None else batch.faults[slot]
@@ -220,6 +235,8 @@ class Run:
             record["provenance"] = self._provenance(record, volume=batch.volumes[slot]).to_dict()
         if attempt:
             record["noise_seed"] = batch.seed
+        if halved:
+            record[HALVED] = dict(halved)
         if faults:
             self.attempts.refuse(pair, attempt, faults, record)
             return

@@ -12,6 +12,7 @@ from ignite.engine import Engine
 from common import pipeline, stages
 from common.data.phantom import write_phantom_set
 from common.errors import MedpairError
+from common.evaluation import evaluate
 from common.gating import is_gate, own_weights, without_gate
 from common.pipeline import choose_stages, preset_geometry, read_pipeline
 
@@ -75,11 +76,11 @@ def test_data_of_another_size_are_refused_before_training(tmp_path: Path) -> Non
 
 def test_evaluate_says_which_bundles_judge_a_generated_set(tmp_path: Path) -> None:
     with pytest.raises(MedpairError, match="give --synthetic DIR"):
-        pipeline.evaluate("mcdpm_mask", data=tmp_path, out=tmp_path / "r")
+        evaluate("mcdpm_mask", data=tmp_path, out=tmp_path / "r")
     with pytest.raises(MedpairError, match="leave it out"):
-        pipeline.evaluate("vid2vid_image", data=tmp_path, out=tmp_path / "r", synthetic=tmp_path)
+        evaluate("vid2vid_image", data=tmp_path, out=tmp_path / "r", synthetic=tmp_path)
     with pytest.raises(MedpairError, match=r"no configs/evaluate\.yaml"):
-        pipeline.evaluate("nonsense", data=tmp_path, out=tmp_path / "r")
+        evaluate("nonsense", data=tmp_path, out=tmp_path / "r")
 
 
 def test_a_stage_with_several_trainings_runs_them_in_order(

@@ -9,7 +9,7 @@ import pytest
 
 from common.data.phantom import write_phantom_set
 from common.errors import MedpairError
-from common.pipeline import evaluate
+from common.evaluation import evaluate
 from mcdpm.evaluation import report_masks
 
 SIZE = (32, 32, 32)

@@ -71,6 +71,21 @@ class MaskEncoding:
             MedpairError: for labels outside 0..K-1.
         """
         check_labels(label_BSHW, self.num_classes)
+        return self._encoded(label_BSHW)
+
+    def of_volumes(self, label_VDHW: Tensor) -> VolumeMasks:
+        """Return masks of whole volumes that are encoded where they are read, see `VolumeMasks`.
+
+        Args:
+            label_VDHW: as for `__call__`.
+
+        Raises:
+            MedpairError: as `__call__`.
+        """
+        check_labels(label_VDHW, self.num_classes)
+        return VolumeMasks(label_VDHW, self)
+
+    def _encoded(self, label_BSHW: Tensor) -> Tensor:
         label_NHW = label_BSHW.flatten(0, 1).long()
         maps = [self._grey(label_NHW) if self.code == "grey" else self._one_hot(label_NHW)]
         if self.contour:
@@ -90,6 +105,41 @@ class MaskEncoding:
         with torch.no_grad():
             encoded: Tensor = self.autoencoder.encode(grey)
         return encoded
+
+
+@dataclass(frozen=True)
+class VolumeMasks:
+    """Encoded masks of whole volumes, of which only the slices that are asked for exist.
+
+    Encoded, a volume takes as much memory as K volumes of float32; its labels take a byte each.
+
+    Args:
+        label_VDHW: labels; checked.
+        encoding: how they are encoded.
+    """
+
+    label_VDHW: Tensor
+    encoding: MaskEncoding
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """(V, D, M, h, w)."""
+        volumes, depth, height, width = self.label_VDHW.shape
+        f = self.encoding.factor
+        return volumes, depth, self.encoding.channels, height // f, width // f
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks are."""
+        return self.label_VDHW.device
+
+    def __len__(self) -> int:
+        return len(self.label_VDHW)
+
+    def __getitem__(self, place: tuple[int, Tensor]) -> Tensor:
+        """Return the masks (S, M, h, w) of slices (S,) of a volume."""
+        slot, index_S = place
+        return self.encoding._encoded(self.label_VDHW[slot, index_S][None])[0]
 
 
 def border(inside_NHW: Tensor) -> Tensor:

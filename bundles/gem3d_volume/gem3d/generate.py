@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.engines.footprint import peak_bytes
 from common.engines.inferers import precision_context
 from common.errors import MedpairError
 from gem3d.conditions import MaskEncoding, informed_maps
@@ -96,7 +97,7 @@ class VolumeGenerator:
         size = label_VDHW.shape[-2:]
         self._check(label_VDHW, informed)
         device = self.network.autoencoder.latent_std.device
-        mask = self.encoding(self._padded(label_VDHW, 0).to(device))
+        mask = self.encoding.of_volumes(self._padded(label_VDHW, 0).to(device))
         slices = torch.stack([slice_.image_HW for slice_ in informed])[:, None]
         with precision_context(device, self.precision):
             latent = self.network.autoencoder.encode(self._padded(slices, BACKGROUND).to(device))
@@ -112,6 +113,32 @@ class VolumeGenerator:
             impose=[slice_.impose for slice_ in informed],
         )
         return self._decode(latents)[..., : size[0], : size[1]].cpu()
+
+    def working_bytes(self, volumes: int, size: tuple[int, int, int]) -> int:
+        """Return the bytes that a batch of volumes holds at its peak, beside the weights.
+
+        Args:
+            volumes: V.
+            size: (D, H, W) of the volumes.
+        """
+        depth, height, width = size
+        autoencoder = self.network.autoencoder
+        device, f = autoencoder.latent_std.device, autoencoder.factor
+        chunk = min(self.chunk, volumes * depth)
+
+        def decode() -> None:
+            latent = torch.zeros(
+                chunk, autoencoder.latent_channels, -(-height // f), -(-width // f), device=device
+            )
+            with precision_context(device, self.precision):
+                autoencoder.decode(latent)
+
+        label = self._padded(torch.zeros(1, 1, height, width, dtype=torch.uint8, device=device), 0)
+        step = self.sampler.working_bytes(
+            self.network.volume, volumes, self.encoding.of_volumes(label)
+        )
+        images = 2 * volumes * depth * height * width * torch.float32.itemsize
+        return max(step, peak_bytes(decode)) + images
 
     def _decode(self, latents_VDChw: Tensor) -> Tensor:
         with precision_context(latents_VDChw.device, self.precision):

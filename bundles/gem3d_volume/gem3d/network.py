@@ -141,6 +141,8 @@ class VolumeDenoiser(nn.Module):
     Source: GEM-3D §3.1-3.2 and appendix C.3.
     """
 
+    called_per_step = True
+
     latent_std: Tensor
 
     def __init__(

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from common.diffusion.guidance import Condition, Denoiser, classifier_free
-from common.diffusion.lockstep import Round, lockstep
+from common.diffusion.lockstep import DIRECTIONS, Round, lockstep
 from common.diffusion.overlap import KnownNoise, KnownSlices
 from common.diffusion.rng import STAGES, NoiseSource, NoiseStream
 from common.diffusion.samplers import sample
 from common.diffusion.schedules import Prediction, Schedule, select_timesteps
 from common.diffusion.windows import Window, WindowPlan
+from common.engines.footprint import peak_bytes
 from common.engines.inferers import AutocastInferer
 from common.errors import MedpairError
+from gem3d.conditions import VolumeMasks
 from gem3d.plan import Tail, plan_volume
 from gem3d.sampler_inputs import Conditions, LatentContext, SampleRequest, check_count
 
@@ -93,7 +95,7 @@ class LatentSampler:
     def __call__(
         self,
         network: nn.Module,
-        mask_VDMhw: Tensor,
+        mask_VDMhw: Tensor | VolumeMasks,
         informed_VEhw: Tensor,
         informed_index: Sequence[int],
         *,
@@ -108,7 +110,8 @@ class LatentSampler:
 
         Args:
             network: a `gem3d.network.VolumeDenoiser`.
-            mask_VDMhw: encoded masks of all slices, on the network's device.
+            mask_VDMhw: encoded masks of all slices, or what encodes them where they are read, on
+                the network's device.
             informed_VEhw: informed slices, see `gem3d.conditions.informed_maps`.
             informed_index: slice that each of them stands for, inside its start window.
             volumes: number of each volume, keys its noise.
@@ -149,6 +152,31 @@ class LatentSampler:
                 new_SChw = sampled_RSChw[row, window.local(window.new)]
                 latent_VDChw[slot, window.new.start : window.new.stop] = new_SChw
         return latent_VDChw[:, :depth]
+
+    def working_bytes(self, network: nn.Module, volumes: int, like: VolumeMasks) -> int:
+        """Return the bytes that a step holds at its peak, beside the weights.
+
+        Args:
+            network: a `gem3d.network.VolumeDenoiser`.
+            volumes: V, whose forward and backward windows run as one batch.
+            like: masks of any number of volumes, which tell the sizes.
+        """
+        channels = int(network.latent_channels)  # type: ignore[arg-type]
+        rows, (_, _, masks, h, w), device = DIRECTIONS * volumes, like.shape, like.device
+
+        def step() -> None:
+            def zeros(*shape: int) -> Tensor:
+                return torch.zeros(rows, *shape, device=device)
+
+            S, latent = self.window, zeros(self.window, channels, h, w)
+            known = zeros(S, 1, h, w) > 0
+            conditions = Conditions(
+                zeros(S, masks, h, w), zeros(channels + 1, h, w), zeros(S), zeros(S), latent, known
+            )
+            t = torch.zeros(rows, dtype=torch.long, device=device)
+            self._denoiser(network, conditions)(latent.clone(), t)
+
+        return peak_bytes(step)
 
     def plan(self, depth: int, start: int) -> WindowPlan:
         """Return the windows of a volume of that depth and start; see `gem3d.plan`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.diffusion.lockstep import Placed, Round
 from common.errors import MedpairError
-from gem3d.conditions import informed_maps
+from gem3d.conditions import VolumeMasks, informed_maps
 from gem3d.plan import informed_by
 
 LatentContext = tuple[Tensor, Tensor]
@@ -52,7 +52,7 @@ class SampleRequest:
         MedpairError: where shapes, numbers or places do not fit.
     """
 
-    mask_VDMhw: Tensor
+    mask_VDMhw: Tensor | VolumeMasks
     informed_VEhw: Tensor
     informed_index: Sequence[int]
     starts: Sequence[int]

@@ -52,6 +52,8 @@ class SliceGenerator(nn.Module):
     Source: GEM-3D §3.3, eq. 2.
     """
 
+    called_per_step = True
+
     latent_std: Tensor
 
     def __init__(

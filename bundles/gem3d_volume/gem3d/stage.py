@@ -139,6 +139,10 @@ class VolumeStage:
         """What the slices are that images start from, for the manifest."""
         return {"informed": REAL if self.references else GENERATED}
 
+    def working_bytes(self, volumes: int, size: tuple[int, int, int]) -> int:
+        """Return the bytes that a batch holds at its peak; see `VolumeGenerator`."""
+        return self.generator.working_bytes(volumes, size)
+
     def __call__(self, batch: PairBatch) -> PairBatch:
         """Return the batch with its images (V, D, H, W) in [-1, 1] and their start slices.
 

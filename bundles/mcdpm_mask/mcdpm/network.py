@@ -39,6 +39,8 @@ class MaskDenoiser(SingleInput):
     Source: MedGen3D §3.1.
     """
 
+    called_per_step = True
+
     def __init__(
         self,
         code_channels: int,

@@ -6,19 +6,20 @@ H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from common.diffusion.guidance import classifier_free
-from common.diffusion.lockstep import Placed, Round, lockstep
+from common.diffusion.guidance import Denoiser, classifier_free
+from common.diffusion.lockstep import DIRECTIONS, Placed, Round, lockstep
 from common.diffusion.overlap import KnownSlices
 from common.diffusion.rng import STAGES, NoiseStream
 from common.diffusion.samplers import sample
 from common.diffusion.schedules import select_timesteps
-from common.diffusion.windows import WindowPlan, plan_windows
+from common.diffusion.windows import plan_windows
+from common.engines.footprint import peak_bytes
 from common.engines.inferers import AutocastInferer
 from mcdpm.diffusion import MaskDiffusion, network_input
 
@@ -60,6 +61,7 @@ class MaskSampler:
         starts: Sequence[int],
         depth: int,
         seed: int,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Generate masks.
 
@@ -69,38 +71,42 @@ class MaskSampler:
             starts: first slice of each start window, 0..depth-1.
             depth: slices D per volume, >= 1.
             seed: the run's seed.
+            finish: what is kept of class scores (slices, K, H, W), slice by slice, such as their
+                labels, which take less memory; None keeps them.
 
         Returns:
-            Class scores (V, D, K, H, W), float32; the largest marks the label.
+            Class scores (V, D, K, H, W), float32, the largest of which marks the label; or what
+            ``finish`` makes of them.
         """
         device = next(network.parameters()).device
         codec = self.diffusion.codec
         plans = [plan_windows(depth, self.window, self.overlap, start) for start in starts]
-        shape = (len(plans), plans[0].padded_depth, codec.channels, *self.size)
-        code_VDCHW = torch.zeros(shape, device=device)
-        scores: list[dict[int, Tensor]] = [{} for _ in plans]
+        shape = (len(plans), plans[0].padded_depth, *self.size)
+        label_VDHW = torch.zeros(shape, dtype=torch.uint8, device=device)
+        kept: list[dict[int, Tensor]] = [{} for _ in plans]
         for batch in lockstep(plans):
-            sampled = self._round(network, batch, code_VDCHW, plans, volumes, seed)
+            sampled = self._round(network, batch, label_VDHW, depth, volumes, seed)
             for placed in batch.windows:
                 new = sampled[placed.row, placed.window.local(placed.window.new)]
-                new_scores = codec.scores(new)
-                scores[placed.slot] |= dict(zip(placed.window.new, new_scores, strict=True))
+                scores = codec.scores(new) if finish is None else finish(codec.scores(new))
+                # of clones, so that a slice does not keep its whole batch in memory
+                kept[placed.slot] |= dict(zip(placed.window.new, scores.clone(), strict=True))
                 rows = slice(placed.window.new.start, placed.window.new.stop)
                 # hard decoding keeps errors of the code from growing along the volume
-                code_VDCHW[placed.slot, rows] = codec.encode(codec.decode(new))
-        ordered = [torch.stack([by_slice[z] for z in range(depth)]) for by_slice in scores]
+                label_VDHW[placed.slot, rows] = codec.decode(new)
+        ordered = [torch.stack([by_slice[z] for z in range(depth)]) for by_slice in kept]
         return torch.stack(ordered)
 
     def _round(
         self,
         network: nn.Module,
         batch: Round,
-        code_VDCHW: Tensor,
-        plans: Sequence[WindowPlan],
+        label_VDHW: Tensor,
+        depth: int,
         volumes: Sequence[int],
         seed: int,
     ) -> Tensor:
-        condition, known, position = self._conditions(batch, code_VDCHW, plans[0].depth)
+        condition, known, position = self._conditions(batch, label_VDHW, depth)
         rows: list[Placed | None] = [None] * batch.rows
         for placed in batch.windows:
             rows[placed.row] = placed
@@ -110,26 +116,12 @@ class MaskSampler:
             STAGES["mcdpm"],
             [p.window.start if p else 0 for p in rows],
             condition.shape[1:],
-            code_VDCHW.device,
-        )
-        forward = AutocastInferer(self.precision)
-
-        def denoise(
-            x: Tensor, t: Tensor, condition: Tensor, known: Tensor, position: Tensor
-        ) -> Tensor:
-            output = forward(network_input(x, condition, known), network, t.float(), position)
-            return self.diffusion.estimate(output)
-
-        denoiser = classifier_free(
-            denoise,
-            {"condition": condition, "known": known, "position": position},
-            {"known": torch.zeros_like(known)},
-            {"known": self.guidance_scale},
+            label_VDHW.device,
         )
         d = self.diffusion
         return sample(
             self.sampler,
-            denoiser,
+            self._denoiser(network, condition, known, position),
             noise(0, "init"),
             d.schedule,
             select_timesteps(d.schedule.T, self.num_steps),
@@ -138,16 +130,55 @@ class MaskSampler:
             overlap=KnownSlices(condition, known[:, :, None, None, None], resample=self.resample),
         )
 
+    def _denoiser(
+        self, network: nn.Module, condition: Tensor, known: Tensor, position: Tensor
+    ) -> Denoiser:
+        forward = AutocastInferer(self.precision)
+
+        def denoise(
+            x: Tensor, t: Tensor, condition: Tensor, known: Tensor, position: Tensor
+        ) -> Tensor:
+            output = forward(network_input(x, condition, known), network, t.float(), position)
+            return self.diffusion.estimate(output)
+
+        return classifier_free(
+            denoise,
+            {"condition": condition, "known": known, "position": position},
+            {"known": torch.zeros_like(known)},
+            {"known": self.guidance_scale},
+        )
+
+    def working_bytes(self, network: nn.Module, volumes: int) -> int:
+        """Return the bytes that a step holds at its peak, beside the weights.
+
+        Args:
+            network: the denoiser.
+            volumes: V, whose forward and backward windows run as one batch.
+        """
+        device, rows = next(network.parameters()).device, DIRECTIONS * volumes
+        shape = (rows, self.window, self.diffusion.codec.channels, *self.size)
+
+        def step() -> None:
+            x = torch.zeros(shape, device=device)
+            known = torch.zeros(shape[:2], dtype=torch.bool, device=device)
+            denoiser = self._denoiser(network, x.clone(), known, x.new_zeros(rows, 2))
+            denoiser(x, torch.zeros(rows, dtype=torch.long, device=device))
+
+        return peak_bytes(step)
+
     def _conditions(
-        self, batch: Round, code_VDCHW: Tensor, depth: int
+        self, batch: Round, label_VDHW: Tensor, depth: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return condition code (R,S,C,H,W), known (R,S) and position (R,2) of a round."""
-        condition = code_VDCHW.new_zeros(batch.rows, self.window, *code_VDCHW.shape[2:])
-        known = torch.zeros(batch.rows, self.window, dtype=torch.bool, device=code_VDCHW.device)
-        position = code_VDCHW.new_zeros(batch.rows, 2)
+        codec, device = self.diffusion.codec, label_VDHW.device
+        shape = (batch.rows, self.window, codec.channels, *self.size)
+        condition = torch.zeros(shape, device=device)
+        known = torch.zeros(batch.rows, self.window, dtype=torch.bool, device=device)
+        position = condition.new_zeros(batch.rows, 2)
         for row, slot, window in ((p.row, p.slot, p.window) for p in batch.windows):
             place = window.local(window.known)
-            condition[row, place] = code_VDCHW[slot, window.known.start : window.known.stop]
+            known_labels = label_VDHW[slot, window.known.start : window.known.stop]
+            condition[row, place] = codec.encode(known_labels)
             known[row, place] = True
             position[row] = position.new_tensor([window.start / depth, 1 / depth])
         return condition, known, position

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,16 +43,27 @@ class MaskStage:
         """
         batch.check_schema("mask", self.schema)
         starts = batch.start or self._starts(batch)
-        scores = self.sampler(
+        made = self.sampler(
             self.network,
             volumes=batch.volumes,
             starts=starts,
             depth=batch.size[0],
             seed=batch.seed,
+            finish=partial(resize_scores, size=batch.size[1:]),
         )
-        labels = torch.stack([self._finish(volume, batch) for volume in scores])
+        labels = torch.stack([self._cleaned(volume, batch) for volume in made.cpu()])
         # an image that came along belongs to another mask
         return replace(batch, label_VDHW=labels, image_VDHW=None, start=starts)
+
+    def working_bytes(self, volumes: int, size: tuple[int, int, int]) -> int:
+        """Return the bytes that a batch of volumes holds at its peak, beside the weights.
+
+        Args:
+            volumes: V.
+            size: (D, H, W) of the volumes.
+        """
+        labels = 3 * volumes * math.prod(size)  # for the conditions, finished, stacked
+        return self.sampler.working_bytes(self.network, volumes) + labels
 
     def _starts(self, batch: PairBatch) -> tuple[int, ...]:
         room = max(1, batch.size[0] - self.sampler.window + 1)
@@ -62,8 +75,7 @@ class MaskStage:
         words = philox4x32(torch.tensor(counter), key)[:, 0].tolist()
         return tuple(word * room >> 32 for word in words)
 
-    def _finish(self, scores_DKHW: Tensor, batch: PairBatch) -> Tensor:
-        label = resize_scores(scores_DKHW, batch.size[1:])
+    def _cleaned(self, label_DHW: Tensor, batch: PairBatch) -> Tensor:
         if not self.clean:
-            return label.cpu()
-        return torch.from_numpy(np.array(clean_up(label.cpu().numpy(), batch.schema)))
+            return label_DHW
+        return torch.from_numpy(np.array(clean_up(label_DHW.numpy(), batch.schema)))

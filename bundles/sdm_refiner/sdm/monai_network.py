@@ -34,6 +34,8 @@ class MonaiSemanticDenoiser(nn.Module):
         MedpairError: for arguments that make no network.
     """
 
+    called_per_step = True
+
     def __init__(
         self,
         mask_channels: int,

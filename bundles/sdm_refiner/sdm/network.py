@@ -96,6 +96,8 @@ class SemanticDenoiser(nn.Module):
     Source: MedGen3D §3.2; Wang et al., SDM (2207.00050), §3.2.
     """
 
+    called_per_step = True
+
     def __init__(
         self,
         mask_channels: int,

@@ -159,8 +159,10 @@ def refine_volumes(
     run = _Run(network, label_VDHW, image_VCDHW, how, spacing, seed, volumes)
     if how.mode in ("joint", "cycle"):
         return run.one_trajectory()
-    views = zip(run.shares, how.views, strict=True)
-    return torch.stack([share * run.one_view(view) for share, view in views]).sum(0)
+    total = torch.zeros(len(label_VDHW), *run.size, device=label_VDHW.device)
+    for share, view in zip(run.shares, how.views, strict=True):
+        run.add_view(view, share, total)
+    return total
 
 
 class _Run:
@@ -188,17 +190,15 @@ class _Run:
         self.costs: dict[str, SliceCost] = {}
         self.shared_noise: dict[tuple[int, str], Tensor] = {}
 
-    def one_view(self, view: str) -> Tensor:
-        """Refine all slices of a view on their own, chunk after chunk."""
+    def add_view(self, view: str, share: float, total_VCDHW: Tensor) -> None:
+        """Refine all slices of a view on their own, chunk after chunk; add their share."""
         slices, budget = self.slices[view], self._budget(view)
-        done = []
         for chunk in slices.chunks(budget.slices):
             noise = self._chunk_noise(view, chunk)
             image = None if self.image is None else slices.take(self.image, chunk)
             own = ModulationCache(len(chunk) * self._cost(view).kept)  # planned with the call
             denoiser = self._chunk_denoiser(view, chunk, own)
-            done.append(self._sample(denoiser, image, noise))
-        return slices.put(done)
+            slices.add(total_VCDHW, chunk, share * self._sample(denoiser, image, noise))
 
     def one_trajectory(self) -> Tensor:
         """Denoise whole volumes; the views' predictions are averaged, or take turns."""

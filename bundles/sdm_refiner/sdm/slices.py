@@ -59,6 +59,11 @@ class ViewSlices:
         """Return the slices with the given numbers, (N, C, a, b)."""
         return to_slices(volume_VCDHW, self.axis)[chunk // self.n, chunk % self.n]
 
+    def add(self, volume_VCDHW: Tensor, chunk: Tensor, slices_NCab: Tensor) -> None:
+        """Add slices with the given numbers to volumes, in place."""
+        place = (chunk // self.n, chunk % self.n)
+        to_slices(volume_VCDHW, self.axis)[place] += slices_NCab
+
     def put(self, slices_NCab: Sequence[Tensor]) -> Tensor:
         """Return volumes (V, C, D, H, W) from all slices, given in order and in pieces."""
         slices = torch.cat(list(slices_NCab)).unflatten(0, (self.volumes, self.n))

@@ -126,6 +126,8 @@ class SliceGenerator(SingleInput):
     Source: MedGen3D §3.2; Vid2Vid (1808.06601) §3.2 and supplement (summed encoders, three heads).
     """
 
+    called_per_step = True
+
     style_mean: Tensor
     style_factor: Tensor
 

@@ -1,0 +1,89 @@
+"""Batches that do not fit into memory run as two halves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.data.pairs import PairBatch
+from common.errors import MedpairError
+from common.jobs import Stage
+
+_CPU_SAYS = "can't allocate memory"  # torch's allocator raises a plain RuntimeError
+
+
+def run_halving(
+    name: str, stage: Stage, batch: PairBatch, *, exact: bool = False
+) -> tuple[PairBatch, int]:
+    """Run a stage; where memory runs out, run it on halves of the batch, down to one volume.
+
+    Noise is keyed by volume, so that the results are equal but for the rounding that may differ
+    with the number of volumes in a batch.
+
+    Args:
+        name: of the stage.
+        stage: what runs.
+        batch: what goes in.
+        exact: refuse halves, whose rounding may differ.
+
+    Returns:
+        The finished batch, and the volumes of the smallest batch that ran.
+
+    Raises:
+        MedpairError: if even one volume does not fit, or ``exact`` is on.
+    """
+    try:
+        return stage(batch), len(batch.volumes)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        volumes, said = len(batch.volumes), " ".join(str(error).split())[:150]
+    if volumes == 1 or exact:
+        repair = "choose a smaller preset" if volumes == 1 else "give a smaller --batch-volumes"
+        raise MedpairError(
+            f"{name} stage: {volumes} volumes do not fit into memory ({said}); {repair}"
+        )
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    half = volumes // 2
+    parts = [
+        run_halving(name, stage, taken(batch, part))
+        for part in (slice(0, half), slice(half, volumes))
+    ]
+    return joined([part for part, _ in parts]), min(size for _, size in parts)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _CPU_SAYS in str(error)
+
+
+def taken(batch: PairBatch, part: slice) -> PairBatch:
+    """Return some volumes of a batch."""
+    return replace(batch, **{name: _of(batch, name)[part] for name in _per_volume(batch)})
+
+
+def joined(parts: Sequence[PairBatch]) -> PairBatch:
+    """Return the volumes of several batches of one kind as one batch."""
+    values: dict[str, Any] = {}
+    for name in _per_volume(parts[0]):
+        found = [_of(part, name) for part in parts]
+        tensors = isinstance(found[0], Tensor)
+        values[name] = torch.cat(found) if tensors else tuple(v for one in found for v in one)
+    return replace(parts[0], **values)
+
+
+def _per_volume(batch: PairBatch) -> list[str]:
+    shared = ("seed", "schema", "spacing", "size")
+    names = [field.name for field in fields(batch) if field.name not in shared]
+    return [name for name in names if _of(batch, name) is not None]
+
+
+def _of(batch: PairBatch, name: str) -> Any:
+    return getattr(batch, name)

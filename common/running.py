@@ -1,0 +1,114 @@
+"""How the stages of a generation run: batches, exactness, compilation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.engines.compiled import compile_steps
+from common.engines.device import pick_device
+from common.errors import MedpairError
+from common.jobs import Geometry, Stage
+
+MOST_VOLUMES = {"cpu": 4, "cuda": 32}
+"""Volumes per batch that a memory budget may ask for; more only makes CPUs slower (measured)."""
+_MARGIN = 1.3  # scratch of libraries and what allocators leave unused
+_GIB = 2.0**30
+
+
+@dataclass(frozen=True)
+class Running:
+    """How the stages of a generation run.
+
+    Args:
+        exact: on CUDA deterministic algorithms alone, and everywhere no smaller batches where
+            memory runs out: equal seeds then give equal bytes on one machine. A CPU has no other
+            algorithms.
+        compile: torch.compile for the networks; rounding differs.
+        batch_volumes: volumes per batch; None takes the preset's.
+        memory_gib: choose it by this budget, GiB.
+
+    Raises:
+        MedpairError: for numbers outside their range, or both given.
+    """
+
+    exact: bool = False
+    compile: bool = False
+    batch_volumes: int | None = None
+    memory_gib: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_volumes is not None and self.batch_volumes < 1:
+            raise MedpairError(
+                f"--batch-volumes: {self.batch_volumes}, wanted >= 1; ask for at least one"
+            )
+        if self.memory_gib is not None and self.memory_gib <= 0:
+            raise MedpairError(f"--memory-gib: {self.memory_gib:g}, wanted > 0 GiB; correct it")
+        if self.batch_volumes is not None and self.memory_gib is not None:
+            raise MedpairError(
+                "--batch-volumes and --memory-gib are both given, wanted one; leave one out"
+            )
+
+    @property
+    def settings(self) -> dict[str, bool]:
+        """What of it decides bytes and is not the default, for the manifest."""
+        return {key: True for key in ("exact", "compile") if getattr(self, key)}
+
+    def words(self) -> list[str]:
+        """Return the options of the command line that say it."""
+        flags = [f"--{key}" for key in self.settings]
+        numbers = {"--batch-volumes": self.batch_volumes, "--memory-gib": self.memory_gib}
+        given = [(key, str(value)) for key, value in numbers.items() if value is not None]
+        return [*flags, *(word for pair in given for word in pair)]
+
+    def prepare(self, stages: Mapping[str, Stage]) -> None:
+        """Make opened stages run this way."""
+        if self.exact and torch.cuda.is_available():
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        if self.compile:
+            for network in {id(n): n for s in stages.values() for n in _networks(s)}.values():
+                compile_steps(network)
+
+    def volumes(self, stages: Mapping[str, Stage], geometry: Geometry) -> int:
+        """Return the volumes per batch.
+
+        Args:
+            stages: opened, by name; those with ``working_bytes`` say what they need.
+            geometry: of the volumes.
+
+        Raises:
+            MedpairError: if not even one volume fits the budget.
+        """
+        if self.memory_gib is None:
+            return self.batch_volumes or geometry.batch_volumes
+        budget, needed = self.memory_gib * _GIB, 0.0
+        volumes = MOST_VOLUMES[pick_device().type]
+        while volumes >= 1:
+            needed = max((_needs(s, geometry, volumes) for s in stages.values()), default=0.0)
+            if needed <= budget:
+                return volumes
+            volumes //= 2
+        raise MedpairError(
+            f"--memory-gib: {self.memory_gib:g}, wanted {needed / _GIB:.3g} for one volume; raise "
+            "it or choose a smaller preset"
+        )
+
+
+def _needs(stage: Stage, geometry: Geometry, volumes: int) -> float:
+    working: Any = getattr(stage, "working_bytes", None)
+    weights = sum(p.nbytes for network in _networks(stage) for p in network.parameters())
+    return weights + (0.0 if working is None else _MARGIN * working(volumes, geometry.size))
+
+
+def _networks(stage: Stage) -> list[nn.Module]:
+    """Return the networks that a stage holds, itself or in one of its parts."""
+    parts = [stage, *vars(stage).values()] if hasattr(stage, "__dict__") else []
+    found = [v for part in parts if hasattr(part, "__dict__") for v in vars(part).values()]
+    return [value for value in found if isinstance(value, nn.Module)]
