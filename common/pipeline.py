@@ -84,16 +84,13 @@ def generate(
     """
     config = read_pipeline(pipeline)
     running = Running(exact, compile, batch_volumes, memory_gib)
-    if engine not in ENGINES:
-        raise MedpairError(f"--engine: {engine!r} is unknown, wanted one of {', '.join(ENGINES)}")
+    _check_engine(engine, num_parts, part_id)
     if engine == "slurm-array":
         options = {"n": num, "seed": seed, "out": out, "preset": preset, "depth": depth}
         options |= {"start": start, "weights": weights, "data": data}
         options |= {"stages": ",".join(stages) if stages else None}
         flags = [*([] if gate else ["--no-gate"]), *running.words()]
         return write_array(["generate", pipeline, *_said(options), *flags], out, num_parts)
-    if num_parts > 1 and part_id is None:
-        raise MedpairError(f"--part-id is missing, wanted 0..{num_parts - 1} with --num-parts")
     return generate_pipeline(
         pipeline,
         config["stages"],
@@ -113,6 +110,13 @@ def generate(
         running=running,
         progress=progress,
     )
+
+
+def _check_engine(engine: str, num_parts: int, part_id: int | None) -> None:
+    if engine not in ENGINES:
+        raise MedpairError(f"--engine: {engine!r} is unknown, wanted one of {', '.join(ENGINES)}")
+    if engine != "slurm-array" and num_parts > 1 and part_id is None:
+        raise MedpairError(f"--part-id is missing, wanted 0..{num_parts - 1} with --num-parts")
 
 
 def _said(options: Mapping[str, Any]) -> list[str]:
