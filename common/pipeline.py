@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from common.memory import check_memory, needed_gib
 from common.progress import Progress
 from common.report.page import update_report
 from common.running import Running
-from common.runs import run_stages
+from common.runs import Engine, run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors
 
@@ -85,25 +85,19 @@ def generate(
     config = read_pipeline(pipeline)
     running = Running(exact, compile, batch_volumes, memory_gib)
     _check_engine(engine, num_parts, part_id)
+    words: dict[str, Any] = {"num": num, "seed": seed, "out": out, "depth": depth, "start": start}
+    words |= {"weights": weights, "data": data}
     if engine == "slurm-array":
-        options = {"n": num, "seed": seed, "out": out, "preset": preset, "depth": depth}
-        options |= {"start": start, "weights": weights, "data": data}
-        options |= {"stages": ",".join(stages) if stages else None}
+        more = {"preset": preset, "stages": ",".join(stages) if stages else None}
         flags = [*([] if gate else ["--no-gate"]), *running.words()]
-        return write_array(["generate", pipeline, *_said(options), *flags], out, num_parts)
+        return write_array(["generate", pipeline, *_said(words | more), *flags], out, num_parts)
     return generate_pipeline(
         pipeline,
         config["stages"],
         config["presets"],
+        **words,
         preset=preset or config["preset"],
-        num=num,
-        seed=seed,
-        out=out,
-        depth=depth,
-        start=start,
-        weights=weights,
         only=stages,
-        data=data,
         gate=gate,
         workers=workers if engine == "ray" else None,
         part=Part(part_id or 0, num_parts),
@@ -194,20 +188,13 @@ def generate_pipeline(
         _check_fits(presets[preset], geometry, [s["name"] for s in chosen], preset)
     opened = _open(chosen, preset, weights)
     runs = {key: s.run for key, s in opened.items()}
-    running.prepare(runs)
-    geometry = replace(geometry, batch_volumes=running.volumes(runs, geometry))
-    job = replace(job, geometry=geometry)
+    job = replace(job, geometry=running.prepare(runs, geometry))
     judges = {s["name"] for s in chosen if is_gate(s)}
-    parameters = {"pipeline": name, "preset": preset, **_identities(opened, judges)}
-    parameters |= running.settings
-    engine = None
-    if workers is not None:
-        from common.ray_engine import RayEngine
-
-        opening = partial(_callables, chosen, preset, weights, running)
-        engine = RayEngine(opening, workers, exact=running.exact)
+    made = {"pipeline": name, "preset": preset, **_identities(opened, judges)} | running.settings
+    opening = partial(_callables, chosen, preset, weights, running)
+    engine = None if workers is None else _ray(opening, workers, running)
     with _reported(job.out, num if part and part.of > 1 else 1):  # of parts, the last one
-        run_stages(runs, job, parameters, masks, progress, part, engine)
+        run_stages(runs, job, made, masks, progress, part, engine)
     return job.out
 
 
@@ -245,11 +232,17 @@ def _open(
     return {s["name"]: open_stage(s["bundle"], preset, held[s["name"]]) for s in stages}
 
 
+def _ray(opening: Callable[[], Mapping[str, Stage]], workers: int, running: Running) -> Engine:
+    from common.ray_engine import RayEngine
+
+    return RayEngine(opening, workers, exact=running.exact)
+
+
 def _callables(
     stages: Sequence[StageEntry], preset: str, weights: str | Path | None, running: Running
 ) -> dict[str, Stage]:
     runs = {name: stage.run for name, stage in _open(stages, preset, weights).items()}
-    running.prepare(runs)
+    running.accelerate(runs)
     return runs
 
 

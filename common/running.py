@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,8 +66,14 @@ class Running:
         given = [(key, str(value)) for key, value in numbers.items() if value is not None]
         return [*flags, *(word for pair in given for word in pair)]
 
-    def prepare(self, stages: Mapping[str, Stage]) -> None:
-        """Make opened stages run this way."""
+    def prepare(self, stages: Mapping[str, Stage], geometry: Geometry) -> Geometry:
+        """Make opened stages run this way; return the geometry with the volumes per batch."""
+        chosen = replace(geometry, batch_volumes=self.volumes(stages, geometry))
+        self.accelerate(stages)
+        return chosen
+
+    def accelerate(self, stages: Mapping[str, Stage]) -> None:
+        """Choose algorithms and compile networks as asked."""
         if self.exact and torch.cuda.is_available():
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)

@@ -81,6 +81,7 @@ def test_generate_hands_its_words_on(
 
     stub(monkeypatch, generate=generate)
     words = "--n 2 --seed 7 --preset tiny --depth 48 --start 0 --weights w --stages mask,image"
+    words += " --batch-volumes 8 --compile --exact"
     assert run([*GENERATE, *words.split()]) == 0
     del seen["progress"]
     assert seen == {
@@ -99,6 +100,10 @@ def test_generate_hands_its_words_on(
         "workers": 2,
         "num_parts": 1,
         "part_id": None,
+        "batch_volumes": 8,
+        "memory_gib": None,
+        "compile": True,
+        "exact": True,
     }
     said = capsys.readouterr()
     assert "2 pairs in o" in said.out
@@ -171,7 +176,8 @@ def test_train_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_evaluate_hands_its_words_on(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    stub(monkeypatch, evaluate=lambda bundle, **kwargs: seen.update(kwargs, bundle=bundle))
+    said = {"evaluate": lambda bundle, **kwargs: seen.update(kwargs, bundle=bundle)}
+    stub(monkeypatch, "common.evaluation", **said)
     assert run(["evaluate", "mcdpm_mask", "--data", "d", "--synthetic", "s", "--out", "o"]) == 0
     assert callable(seen.pop("progress"))
     assert seen == {
