@@ -210,16 +210,14 @@ def generate(
         stages: only these stages; None runs all.
         data: pair set that gives what the left-out stages would have made.
         gate: refuse pairs unlike any real scan and make them again, for presets that can.
-        engine: "local"; "ray", actors on this machine or a cluster; "slurm-array", which only
-            writes a script.
+        engine: "local"; "ray", actors here or on a cluster; "slurm-array", which writes a script.
         workers: actors of "ray".
         num_parts: processes that share the job, each started with a part of its own.
         part_id: number of this one, 0..num_parts-1.
         batch_volumes: volumes made side by side; None takes the preset's. Bytes depend on it.
         memory_gib: choose them by this memory budget in GiB.
-        compile: torch.compile for the networks; rounding differs, and the first batch waits for it.
-        exact: equal bytes on a GPU, too (deterministic algorithms), and never smaller batches
-            where memory runs out.
+        compile: torch.compile; rounding differs, and the first batch waits for it.
+        exact: equal bytes on a GPU, too; never smaller batches where memory runs out.
         progress: called with (task, done, total).
 
     Returns:

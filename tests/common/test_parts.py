@@ -129,7 +129,7 @@ def test_the_array_asks_for_all_that_was_said(told: list[dict[str, Any]], tmp_pa
     text = script.read_text()
     assert script == tmp_path / "my pairs.sbatch"
     assert "#SBATCH --array=0-3" in text
-    for words in ("generate medgen3d", "--n 8 --seed 5", "--stages mask,image", "--no-gate"):
+    for words in ("generate medgen3d", "--num 8 --seed 5", "--stages mask,image", "--no-gate"):
         assert words in text
     assert f"'{tmp_path}/my pairs'" in text
     assert not told
