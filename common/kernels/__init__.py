@@ -62,7 +62,7 @@ def group_norm_silu(
     if _norm_fits(x, groups, weight, bias):
         from common.kernels import triton_norm
 
-        dtype = _result_type(x, weight)
+        dtype = _result_type(x)
         return triton_norm.modulated_norm(x, groups, (), weight, bias, eps, silu, dtype)
     return reference.group_norm_silu(x, groups, weight, bias, eps, silu)
 
@@ -79,8 +79,7 @@ def modulated_norm(
 ) -> Tensor:
     """Group normalisation, then y * scale + shift for each modulation, then SiLU if wanted.
 
-    Args:
-        x, groups, weight, bias, eps: as for `group_norm_silu`.
+    Args: as for `group_norm_silu`, and
         modulations: one or two (scale, shift), maps (N, C, *spatial) as SPADE makes them or
             (N, C, 1, ...) as an embedding does; views of any strides.
         silu: end with SiLU.
@@ -97,7 +96,7 @@ def modulated_norm(
     if len(modulations) <= 2 and _norm_fits(x, groups, weight, bias, *parts):
         from common.kernels import triton_norm
 
-        dtype = _result_type(*(parts if in_scale_type else (x, weight, *parts)))
+        dtype = _result_type(*(parts if in_scale_type else (x, *parts)))
         return triton_norm.modulated_norm(x, groups, modulations, weight, bias, eps, silu, dtype)
     return reference.modulated_norm(x, groups, modulations, weight, bias, eps, silu, in_scale_type)
 
@@ -105,17 +104,18 @@ def modulated_norm(
 def _norm_fits(x: Tensor, groups: int, *others: Tensor | None) -> bool:
     if x.ndim < 3 or x.shape[1] % groups or x.shape[1] // groups > MOST_CHANNELS:
         return False
+    if x.numel() == groups:  # one sample whose groups hold one element: torch refuses
+        return False
     return use_triton(x, *others)
 
 
-def _result_type(*parts: Tensor | None) -> torch.dtype:
+def _result_type(*parts: Tensor) -> torch.dtype:
     """The type of autocast where it is on, else the one that torch promotes to."""
-    given = [part for part in parts if part is not None]
-    kind = given[0].device.type
+    kind = parts[0].device.type
     if torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
-    dtype = given[0].dtype
-    for part in given[1:]:
+    dtype = parts[0].dtype
+    for part in parts[1:]:
         dtype = torch.promote_types(dtype, part.dtype)
     return dtype
 

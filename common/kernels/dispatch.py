@@ -1,8 +1,8 @@
 """Which implementation runs: Triton's on CUDA where it is proven, the reference everywhere else.
 
 The environment variable MEDPAIR_KERNELS says "auto" (the default: as above, and one logged line
-wherever CUDA tensors take the reference), "reference", or "triton", which refuses instead. Autograd,
-tracing and compilation always take the reference: the kernels have no backward pass.
+wherever CUDA tensors take the reference), "reference", or "triton", which refuses instead.
+Autograd, tracing and compilation always take the reference: the kernels have no backward pass.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _watched(tensors: list[Tensor]) -> bool:
     """Whether a backward pass, a trace or a compilation needs plain operations."""
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return True
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[no-untyped-call]
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()
 
 
 def _unsupported(tensors: list[Tensor]) -> str | None:
@@ -69,7 +69,7 @@ def _unsupported(tensors: list[Tensor]) -> str | None:
             return f"a tensor is {str(t.dtype)[6:]}, want float32, bfloat16 or float16"
         if t.device != x.device:
             return f"tensors lie on {x.device} and {t.device}, want one device"
-        if not 0 < t.numel() or t.numel() // max(1, len(t)) > LIMIT:
+        if t.numel() == 0 or t.numel() // max(1, len(t)) > LIMIT:
             return f"a sample of shape {tuple(t.shape)} has no elements or more than {LIMIT}"
     if x.is_cuda and any(t.dtype == torch.bfloat16 for t in tensors):
         found = torch.cuda.get_device_capability(x.device)
@@ -93,7 +93,9 @@ def obstacle(device: torch.device) -> str | None:
     triton = importlib.import_module("triton")
     if device.type == "cpu":
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        return None if interpreted else "the tensors lie on the CPU, want CUDA or TRITON_INTERPRET=1"
+        return (
+            None if interpreted else "the tensors lie on the CPU, want CUDA or TRITON_INTERPRET=1"
+        )
     if torch.version.cuda is None:
         return "this torch is built for another make of GPU, want CUDA"
     found = torch.cuda.get_device_capability(device)
@@ -101,7 +103,9 @@ def obstacle(device: torch.device) -> str | None:
         return f"the GPU has CUDA capability {found[0]}.{found[1]}, want 7.5 or more"
     from common.kernels.selftest import verdict
 
-    return verdict(device, (torch.cuda.get_device_name(device), torch.__version__, triton.__version__))
+    return verdict(
+        device, (torch.cuda.get_device_name(device), torch.__version__, triton.__version__)
+    )
 
 
 def _missing_triton() -> str | None:

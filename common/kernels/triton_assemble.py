@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.launch import collapse, on_device, plane_strides, power_of_two
+from common.kernels.launch import ceil_div, collapse, on_device, plane_strides, power_of_two
 
 PIXELS = 256
 
@@ -76,7 +76,7 @@ def assemble_window(
     block_c = power_of_two(c + 1)
     block_p = min(power_of_two(pixels), max(1, 4096 // block_c), PIXELS)
     with on_device(x):
-        window_kernel[(-(-pixels // block_p) * b * s,)](
+        window_kernel[(ceil_div(pixels, block_p) * b * s,)](
             x, condition, known, out_BSDHW, *known.stride(), *x_strides, *condition_strides,
             *out_strides, s, c, pixels, block_c, block_p,
         )  # fmt: skip
@@ -96,7 +96,7 @@ def one_hot(label_NL: Tensor, num_classes: int, out: Tensor) -> Tensor:
     block_k = power_of_two(num_classes)
     block_p = min(power_of_two(pixels), max(1, 4096 // block_k), PIXELS)
     with on_device(out):
-        one_hot_kernel[(-(-pixels // block_p) * n * slices,)](
+        one_hot_kernel[(ceil_div(pixels, block_p) * n * slices,)](
             label_NL, out, *label_strides, *out_strides, slices, num_classes, pixels,
             block_k, block_p,
         )  # fmt: skip

@@ -13,13 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.launch import on_device, plane_strides, power_of_two
+from common.kernels.launch import ceil_div, on_device, plane_strides, power_of_two
 from common.kernels.reference import Modulation
 
 WHOLE = 8192  # elements of a group that one program keeps in registers
 TILE = 4096
 PROGRAMS = 1024  # enough to fill any GPU
-MOST_CHANNELS = 1024  # per group
 
 
 @triton.jit
@@ -189,8 +188,7 @@ def modulated_norm(
 ) -> Tensor:
     """Launch the kernels; `common.kernels.modulated_norm` with up to two modulations.
 
-    Args:
-        x, groups, modulations, weight, bias, eps, silu: as there; x not empty.
+    Args: as there, x not empty, and
         dtype: of the result.
     """
     x, x_strides = _even(x)
@@ -215,7 +213,7 @@ def modulated_norm(
             return out
         stats = _statistics(x, groups, x_strides, eps)
         block_c, block_s = _tile(x, x_strides)
-        programs = n * -(-channels // block_c) * -(-size // block_s)
+        programs = n * ceil_div(channels, block_c) * ceil_div(size, block_s)
         apply_kernel[(programs,)](
             x, out, *stats, *rest, channels, groups, size, *flags, block_c, block_s, num_warps=8
         )
@@ -229,10 +227,10 @@ def _statistics(
     n, channels = x.shape[:2]
     size, width = x[0, 0].numel(), power_of_two(channels // groups)
     tile_c, tile_s = _tile(x, strides)
-    rows = n * -(-channels // tile_c)
-    most = max(1, min(-(-PROGRAMS // rows), WHOLE // width, 64))
-    steps = -(-(-(-size // tile_s)) // most)
-    parts = -(-size // (steps * tile_s))
+    rows = n * ceil_div(channels, tile_c)
+    most = max(1, min(ceil_div(PROGRAMS, rows), WHOLE // width, 64))
+    steps = ceil_div(ceil_div(size, tile_s), most)
+    parts = ceil_div(size, steps * tile_s)
     means, squares = torch.empty(2, n * parts * channels, device=x.device).unbind()
     mean, rstd = torch.empty(2, n * groups, device=x.device).unbind()
     partial_kernel[(rows * parts,)](
@@ -265,9 +263,7 @@ def _even(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return x, strides
 
 
-def _affine(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor] | None:
     if weight is None and bias is None:
         return None
     channels = x.shape[1]

@@ -8,9 +8,8 @@ import triton.language as tl
 def random_words(volume, window, draw, block, low, high):
     """Four random words per counter; bit for bit those of `common.kernels.reference.philox`.
 
-    Args:
-        volume, window, draw, low, high: counter and key words, scalars.
-        block: (M,) fourth counter word.
+    Args: the counter words and the key words, scalars but for
+        block: (M,).
     """
     d = block.to(tl.uint32)
     zero = d ^ d

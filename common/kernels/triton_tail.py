@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.launch import collapse, on_device
+from common.kernels.launch import ceil_div, collapse, on_device
 from common.kernels.table import WIDTH, Known, TailTable
 from common.kernels.triton_philox import normals
 
@@ -55,7 +55,7 @@ def tail_kernel(
     block = part * COUNTERS + tl.arange(0, COUNTERS)
     e = part * (4 * COUNTERS) + tl.arange(0, 4 * COUNTERS)
     inside = e < size
-    if ROW_AT:
+    if ROW_AT:  # noqa: SIM108 - one branch is compiled
         move = tl.load(row_at).to(tl.int64)
     else:
         move = tl.cast(row, tl.int64)
@@ -122,14 +122,14 @@ def sampler_tail(
     mask = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
     sizes, steps = collapse(x.shape[1:], *(part.stride()[1:] for part in (x, out, data, mask)))
     if len(sizes) > AXES:
-        out = None if outputs is None else outputs.contiguous()
+        whole = None if outputs is None else outputs.contiguous()
         copied = None if known is None else Known(*(k.expand(x.shape).contiguous() for k in known))
-        return sampler_tail(x, table, row, out, weights, copied, keys_B4, last)
+        return sampler_tail(x, table, row, whole, weights, copied, keys_B4, last)
     sizes = [1] * (AXES - len(sizes)) + sizes
     _, out_s, data_s, mask_s = ([0] * (AXES - len(step)) + step for step in steps)
     factors = [*weights, *[0.0] * (PASSES - len(weights))]
     size = x[0].numel()
-    programs = len(x) * -(-size // (4 * COUNTERS))
+    programs = len(x) * ceil_div(size, 4 * COUNTERS)
     with on_device(x):
         tail_kernel[(programs,)](
             x, new, x if last is None else last, x if outputs is None else outputs, data, mask,
