@@ -7,7 +7,6 @@ this folder with TRITON_INTERPRET=1; there the device is the CPU.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,13 +15,13 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Where the Triton kernels run, on demand."""
     pytest.importorskip("triton", reason="triton cannot be imported here")
     if not INTERPRETED and not torch.cuda.is_available():
         pytest.skip("no CUDA; test_interpreted.py runs this through Triton's interpreter")
     monkeypatch.setenv("MEDPAIR_KERNELS", "triton")
-    yield torch.device("cpu" if INTERPRETED else "cuda", None if INTERPRETED else 0)
+    return torch.device("cpu" if INTERPRETED else "cuda", None if INTERPRETED else 0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

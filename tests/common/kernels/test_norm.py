@@ -150,9 +150,7 @@ def test_modulation(
 
 def test_maps_of_several_strides_are_copied(device: torch.device) -> None:
     x, (scale, shift) = draw(2, 4, 5, 7), maps(4, (5, 7), torch.float32)
-    found = modulated_norm(
-        x.to(device), 2, [(uneven(scale).to(device), uneven(shift).to(device))]
-    )
+    found = modulated_norm(x.to(device), 2, [(uneven(scale).to(device), uneven(shift).to(device))])
     close(found, reference.modulated_norm(x, 2, [(scale, shift)]), torch.float32)
 
 
