@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common.kernels import reference
 from common.kernels.dispatch import use_triton
+from common.kernels.launch import collapse
 from common.kernels.reference import Modulation
 from common.kernels.table import Known, TailRow, TailTable
 
@@ -102,11 +103,15 @@ def modulated_norm(
 
 
 def _norm_fits(x: Tensor, groups: int, *others: Tensor | None) -> bool:
-    if x.ndim < 3 or x.shape[1] % groups or x.shape[1] // groups > MOST_CHANNELS:
-        return False
-    if x.numel() == groups:  # one sample whose groups hold one element: torch refuses
-        return False
-    return use_triton(x, *others)
+    def limit() -> str | None:
+        if x.ndim < 3 or x.shape[1] % groups or x.numel() == groups:
+            return f"{groups} groups of a tensor of shape {tuple(x.shape)} have no statistics"
+        width = x.shape[1] // groups
+        if width > MOST_CHANNELS:
+            return f"a group has {width} channels, want {MOST_CHANNELS} at most"
+        return None
+
+    return use_triton(x, *others, limit=limit)
 
 
 def _result_type(*parts: Tensor) -> torch.dtype:
@@ -155,7 +160,12 @@ def sampler_tail(
     assert x.dtype == torch.float32, "the state is kept in float32"
     assert keys_B4 is not None or not table.noisy, "a table whose moves draw noise wants keys"
     others = (outputs, last, None if known is None else known.x_0)
-    if len(weights) <= MOST_PASSES and use_triton(x, *others):
+
+    def limit() -> str | None:
+        many = len(weights) > MOST_PASSES
+        return f"there are {len(weights)} passes, want {MOST_PASSES} at most" if many else None
+
+    if use_triton(x, *others, limit=limit):
         from common.kernels import triton_tail
 
         assert last is None or last.is_contiguous()
@@ -184,13 +194,16 @@ def assemble_window(
     Source: MedGen3D §3.1, eq. 3.
     """
     b, s, c, h, w = x_BSCHW.shape
-    if c < MOST_ROWS and use_triton(x_BSCHW, condition_BSCHW, out):
+
+    def limit() -> str | None:
+        return _rows_limit("channels", c + 1) or _plane_limit(out, 3)
+
+    if use_triton(x_BSCHW, condition_BSCHW, out, limit=limit):
         from common.kernels import triton_assemble
 
         if out is None:
             out = _channels_last((b, s * (c + 1), h, w), x_BSCHW).unflatten(1, (s, c + 1))
-        if triton_assemble.takes(out, 3):
-            return triton_assemble.assemble_window(x_BSCHW, condition_BSCHW, known_BS, out)
+        return triton_assemble.assemble_window(x_BSCHW, condition_BSCHW, known_BS, out)
     return reference.assemble_window(x_BSCHW, condition_BSCHW, known_BS, out)
 
 
@@ -208,16 +221,31 @@ def one_hot(label_NL: Tensor, num_classes: int, out: Tensor | None = None) -> Te
         to do so, makes them NaN.
     """
     like = label_NL.new_empty(1, dtype=torch.float32) if out is None else out
-    whole = label_NL.dtype in INTEGERS and label_NL.numel() > 0
-    if whole and num_classes <= MOST_ROWS and use_triton(like):
+
+    def limit() -> str | None:
+        if label_NL.dtype not in INTEGERS or label_NL.numel() == 0:
+            return f"labels are {label_NL.numel()} of {label_NL.dtype}, want integers"
+        return _rows_limit("classes", num_classes) or _plane_limit(out, 2)
+
+    if use_triton(like, limit=limit):
         from common.kernels import triton_assemble
 
         if out is None:
             shape = (len(label_NL), label_NL.shape[1] * num_classes, *label_NL.shape[2:])
             out = _channels_last(shape, like)
-        if triton_assemble.takes(out, 2):
-            return triton_assemble.one_hot(label_NL, num_classes, out)
+        return triton_assemble.one_hot(label_NL, num_classes, out)
     return reference.one_hot(label_NL, num_classes, out)
+
+
+def _rows_limit(what: str, count: int) -> str | None:
+    return None if count <= MOST_ROWS else f"there are {count} {what}, want {MOST_ROWS} at most"
+
+
+def _plane_limit(out: Tensor | None, leading: int) -> str | None:
+    """A buffer is written in place: the axes after the leading ones need one common stride."""
+    if out is None or len(collapse(out.shape[leading:], out.stride()[leading:])[0]) == 1:
+        return None
+    return f"the planes of the buffer have strides {out.stride()[leading:]}, want even ones"
 
 
 def _channels_last(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import functools
 import importlib
 import logging
 import os
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,12 +28,15 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 log = logging.getLogger("medpair")
 
 
-def use_triton(x: Tensor, *others: Tensor | None) -> bool:
+def use_triton(
+    x: Tensor, *others: Tensor | None, limit: Callable[[], str | None] = lambda: None
+) -> bool:
     """Say whether the kernels run on these tensors.
 
     Args:
         x: its device decides.
         *others: further floating point inputs and outputs.
+        limit: returns what about their shapes the kernel does not take, or None.
 
     Raises:
         MedpairError: if MEDPAIR_KERNELS holds another word, or demands Triton where it cannot be.
@@ -45,7 +49,7 @@ def use_triton(x: Tensor, *others: Tensor | None) -> bool:
     tensors = [x, *(t for t in others if t is not None)]
     if _watched(tensors):
         return False
-    reason = obstacle(x.device) or _unsupported(tensors)
+    reason = obstacle(x.device) or _unsupported(tensors) or limit()
     if reason is None:
         return True
     if mode == "triton":

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.launch import ceil_div, collapse, on_device, plane_strides, power_of_two
+from common.kernels.launch import ceil_div, on_device, plane_strides, power_of_two
 
 PIXELS = 256
 
@@ -55,11 +55,6 @@ def one_hot_kernel(
     value = tl.where((found >= 0) & (found < classes), value, float("nan"))
     at = out + n * out_n + (i * classes + k) * out_c + p * out_p
     tl.store(at, value.to(out.dtype.element_ty), mask=(k < classes) & (p < pixels))
-
-
-def takes(out: Tensor, leading: int) -> bool:
-    """Whether the axes of a buffer after the leading ones have one common stride."""
-    return len(collapse(out.shape[leading:], out.stride()[leading:])[0]) == 1
 
 
 def assemble_window(

@@ -78,21 +78,21 @@ def difference(found: Tensor, wanted: Tensor) -> float:
     return float((found.cpu() - wanted).abs().max() / wanted.abs().max())
 
 
-@pytest.mark.parametrize("case", MATRIX, ids=str)
+@pytest.mark.parametrize("case", MATRIX[::5], ids=str)
 def test_rows_lead_where_the_sampler_leads(case: tuple[Any, ...]) -> None:
     place, words = arguments(case)
     wanted = SAMPLERS[case[0]](*place[1:], **words)
     assert difference(fused_sample(*place, **words), wanted) < 1e-5
 
 
-@pytest.mark.parametrize("case", MATRIX[::7], ids=str)
+@pytest.mark.parametrize("case", MATRIX[::29], ids=str)
 def test_the_kernel_leads_there_too(device: torch.device, case: tuple[Any, ...]) -> None:
     place, words = arguments(case, device)
     plain, others = arguments(case)
     assert difference(sample(*place, **words), SAMPLERS[case[0]](*plain[1:], **others)) < 1e-5
 
 
-@pytest.mark.parametrize("case", MATRIX[::40], ids=str)
+@pytest.mark.parametrize("case", MATRIX[3::130], ids=str)
 def test_a_row_number_on_the_device(device: torch.device, case: tuple[Any, ...]) -> None:
     """Nothing but tensors tells the kernel where it is, so a CUDA graph can be replayed."""
     place, words = arguments(case, device)
@@ -124,7 +124,7 @@ def test_known_slices_end_clean(device: torch.device) -> None:
     assert torch.equal(final[mask], known.x_0[mask])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1021, 1024, 1029])
+@pytest.mark.parametrize("count", [1, 3, 5, 1021, 1029])
 def test_noise_is_that_of_the_stream(device: torch.device, count: int) -> None:
     noise = NoiseStream(2**64 - 3, [0, 2**32 - 1], 255, [2**24 - 1, 5], (count,), device)
     table = TailTable.pack([TailRow(std=1.0, step_word=(2**24 - 1) << 8)], False, device)
@@ -161,9 +161,11 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-@pytest.mark.parametrize("passes", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("passes", "dtype"),
+    [(1, torch.float32), (2, torch.bfloat16), (3, torch.float16), (4, torch.float32)],
+)
 def test_outputs_of_any_layout(
     device: torch.device, layout: str, dtype: torch.dtype, passes: int
 ) -> None:
