@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.launch import ceil_div, on_device, plane_strides, power_of_two
+from common.kernels.launch import OPTIONS, ceil_div, on_device, plane_strides, power_of_two
 
 PIXELS = 256
 
@@ -73,7 +73,7 @@ def assemble_window(
     with on_device(x):
         window_kernel[(ceil_div(pixels, block_p) * b * s,)](
             x, condition, known, out_BSDHW, *known.stride(), *x_strides, *condition_strides,
-            *out_strides, s, c, pixels, block_c, block_p,
+            *out_strides, s, c, pixels, block_c, block_p, **OPTIONS,
         )  # fmt: skip
     return out_BSDHW
 
@@ -93,7 +93,7 @@ def one_hot(label_NL: Tensor, num_classes: int, out: Tensor) -> Tensor:
     with on_device(out):
         one_hot_kernel[(ceil_div(pixels, block_p) * n * slices,)](
             label_NL, out, *label_strides, *out_strides, slices, num_classes, pixels,
-            block_k, block_p,
+            block_k, block_p, **OPTIONS,
         )  # fmt: skip
     return out
 

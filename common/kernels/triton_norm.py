@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.launch import ceil_div, on_device, plane_strides, power_of_two
+from common.kernels.launch import OPTIONS, ceil_div, on_device, plane_strides, power_of_two
 from common.kernels.reference import Modulation
 
 WHOLE = 8192  # elements of a group that one program keeps in registers
@@ -208,14 +208,36 @@ def modulated_norm(
         if block_c * block_s <= WHOLE:
             warps = 8 if block_c * block_s > WHOLE // 4 else 4
             whole_kernel[(n * groups,)](
-                x, out, *rest, groups, size, eps, *flags, width, block_c, block_s, num_warps=warps
+                x,
+                out,
+                *rest,
+                groups,
+                size,
+                eps,
+                *flags,
+                width,
+                block_c,
+                block_s,
+                num_warps=warps,
+                **OPTIONS,
             )
             return out
         stats = _statistics(x, groups, x_strides, eps)
         block_c, block_s = _tile(x, x_strides)
         programs = n * ceil_div(channels, block_c) * ceil_div(size, block_s)
         apply_kernel[(programs,)](
-            x, out, *stats, *rest, channels, groups, size, *flags, block_c, block_s, num_warps=8
+            x,
+            out,
+            *stats,
+            *rest,
+            channels,
+            groups,
+            size,
+            *flags,
+            block_c,
+            block_s,
+            num_warps=8,
+            **OPTIONS,
         )
     return out
 
@@ -234,11 +256,22 @@ def _statistics(
     means, squares = torch.empty(2, n * parts * channels, device=x.device).unbind()
     mean, rstd = torch.empty(2, n * groups, device=x.device).unbind()
     partial_kernel[(rows * parts,)](
-        x, means, squares, *strides, channels, size, parts, steps, tile_c, tile_s, num_warps=8
+        x,
+        means,
+        squares,
+        *strides,
+        channels,
+        size,
+        parts,
+        steps,
+        tile_c,
+        tile_s,
+        num_warps=8,
+        **OPTIONS,
     )
     join_kernel[(n * groups,)](
         means, squares, mean, rstd, channels, groups, size, parts, steps * tile_s, eps,
-        power_of_two(parts), width,
+        power_of_two(parts), width, **OPTIONS,
     )  # fmt: skip
     return mean, rstd
 

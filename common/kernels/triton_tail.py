@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from common.kernels.launch import ceil_div, collapse, on_device
+from common.kernels.launch import OPTIONS, ceil_div, collapse, on_device
 from common.kernels.table import WIDTH, Known, TailTable
 from common.kernels.triton_philox import normals
 
@@ -140,5 +140,6 @@ def sampler_tail(
             data.stride(0), *data_s, mask.stride(0), *mask_s,
             passes, sum(s > 1 for s in sizes) or 1, table.clipped, last is not None,
             known is not None, keys_B4 is not None, isinstance(row, Tensor), WIDTH, COUNTERS,
+            **OPTIONS,
         )  # fmt: skip
     return new

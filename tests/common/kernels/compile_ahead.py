@@ -15,9 +15,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from common.kernels import selftest, triton_assemble, triton_norm, triton_tail
+from common.kernels import (
+    Known,
+    TailRow,
+    TailTable,
+    selftest,
+    triton_assemble,
+    triton_norm,
+    triton_tail,
+)
 
-TARGETS = (75, 80, 90)
+TARGETS: tuple[int, ...] = (75, 80, 90)
 TYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64",
     torch.int32: "i32", torch.uint8: "u8", torch.bool: "u8",
@@ -27,9 +35,8 @@ TYPES = {
 class Compiled:
     """Stands for a kernel: what is launched is compiled for all targets instead."""
 
-    def __init__(self, kernel: Any, report: Callable[[str, Any], None], bf16: bool) -> None:
-        self.kernel, self.report = kernel, report
-        self.targets = [t for t in TARGETS if t >= 80 or not bf16]
+    def __init__(self, kernel: Any, report: Callable[[str, Any], None]) -> None:
+        self.kernel, self.report, self.targets = kernel, report, TARGETS
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         return self.launch
@@ -71,11 +78,25 @@ def main(dump: bool) -> None:
         if dump and "sm_90" in line:
             print(made.asm["ttir"])
 
-    plain = [(m, n, getattr(m, n)) for m, n in kernels()]
+    stands = [(m, n, Compiled(getattr(m, n), report)) for m, n in kernels()]
+    for module, name, compiled in stands:
+        setattr(module, name, compiled)
     for case in selftest.cases(torch.device("cpu")):
-        for module, name, kernel in plain:
-            setattr(module, name, Compiled(kernel, report, "bfloat16" in case.name))
-        case.run()
+        if case.name != "group_norm_silu, large":  # the same kernels in bfloat16 follow
+            case.run()
+    for _, _, compiled in stands:
+        compiled.targets = TARGETS[-1:]
+    jump_back()
+
+
+def jump_back() -> None:
+    """What the self-test leaves out: no network, a row number on the device, four axes."""
+    turned = torch.zeros(2, 3, 4, 5, 6).permute(0, 4, 3, 2, 1)
+    mask = torch.ones(2, 6, 1, 4, 1, dtype=torch.bool)
+    table = TailTable.pack([TailRow(std=1.0)], clipped=False)
+    keys, row = torch.zeros(2, 4, dtype=torch.int64), torch.zeros(1, dtype=torch.int32)
+    x = turned.contiguous()
+    triton_tail.sampler_tail(x, table, row, None, (1.0,), Known(turned, mask), keys, None)
 
 
 if __name__ == "__main__":
