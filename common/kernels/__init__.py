@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from common.errors import MedpairError
 from common.kernels import reference
 from common.kernels.dispatch import use_triton
 from common.kernels.launch import collapse
@@ -60,7 +61,7 @@ def group_norm_silu(
 
     Source: Wu and He, Group Normalization (1803.08494), eq. 1-2; SiLU: 1606.08415.
     """
-    if _norm_fits(x, groups, weight, bias):
+    if _norm_fits(x, groups, (weight, bias)):
         from common.kernels import triton_norm
 
         dtype = _result_type(x)
@@ -94,7 +95,7 @@ def modulated_norm(
     Park et al. (1903.07291), eq. 1.
     """
     parts = [part for pair in modulations for part in pair]
-    if len(modulations) <= 2 and _norm_fits(x, groups, weight, bias, *parts):
+    if len(modulations) <= 2 and _norm_fits(x, groups, (weight, bias), *parts):
         from common.kernels import triton_norm
 
         dtype = _result_type(*(parts if in_scale_type else (x, *parts)))
@@ -102,16 +103,20 @@ def modulated_norm(
     return reference.modulated_norm(x, groups, modulations, weight, bias, eps, silu, in_scale_type)
 
 
-def _norm_fits(x: Tensor, groups: int, *others: Tensor | None) -> bool:
+def _norm_fits(
+    x: Tensor, groups: int, affine: tuple[Tensor | None, Tensor | None], *others: Tensor
+) -> bool:
     def limit() -> str | None:
         if x.ndim < 3 or x.shape[1] % groups or x.numel() == groups:
             return f"{groups} groups of a tensor of shape {tuple(x.shape)} have no statistics"
+        if any(part is not None and part.shape != x.shape[1:2] for part in affine):
+            return f"weight and bias do not have {x.shape[1]} values, one per channel"
         width = x.shape[1] // groups
         if width > MOST_CHANNELS:
             return f"a group has {width} channels, want {MOST_CHANNELS} at most"
         return None
 
-    return use_triton(x, *others, limit=limit)
+    return use_triton(x, *affine, *others, limit=limit)
 
 
 def _result_type(*parts: Tensor) -> torch.dtype:
@@ -154,11 +159,23 @@ def sampler_tail(
     Returns:
         (B, ...) the next state, float32.
 
+    Raises:
+        MedpairError: if the outputs have another shape.
+
     Source: classifier-free guidance: 2207.12598, eq. 6; updates: see `common.diffusion.samplers`;
     known slices: RePaint (2201.09865), algorithm 1.
     """
     assert x.dtype == torch.float32, "the state is kept in float32"
     assert keys_B4 is not None or not table.noisy, "a table whose moves draw noise wants keys"
+    assert keys_B4 is None or (keys_B4.shape == (len(x), 4) and keys_B4.dtype == torch.int64)
+    assert last is None or (last.shape == x.shape and last.dtype == torch.float32)
+    assert isinstance(row, Tensor) or 0 <= row < len(table.numbers)
+    whole = (len(weights) * len(x), *x.shape[1:])
+    if outputs is not None and outputs.shape != whole:
+        raise MedpairError(
+            f"network output: shape {tuple(outputs.shape)}; want {whole}, {len(weights)} times the "
+            "state's; use a network that predicts one value per value of its input"
+        )
     others = (outputs, last, None if known is None else known.x_0)
 
     def limit() -> str | None:
@@ -168,9 +185,10 @@ def sampler_tail(
     if use_triton(x, *others, limit=limit):
         from common.kernels import triton_tail
 
-        assert last is None or last.is_contiguous()
+        assert last is None or last.is_contiguous(), "last is written in place"
+        keys = None if keys_B4 is None else keys_B4.contiguous()
         return triton_tail.sampler_tail(
-            x.contiguous(), table, row, outputs, weights, known, keys_B4, last
+            x.contiguous(), table, row, outputs, weights, known, keys, last
         )
     return reference.sampler_tail(
         x, table, row, outputs, weights, known=known, keys_B4=keys_B4, last=last
@@ -194,6 +212,7 @@ def assemble_window(
     Source: MedGen3D §3.1, eq. 3.
     """
     b, s, c, h, w = x_BSCHW.shape
+    assert out is None or out.shape == (b, s, c + 1, h, w)
 
     def limit() -> str | None:
         return _rows_limit("channels", c + 1) or _plane_limit(out, 3)
@@ -220,6 +239,8 @@ def one_hot(label_NL: Tensor, num_classes: int, out: Tensor | None = None) -> Te
         two axes). The reference refuses labels outside 0..K-1; Triton, which would have to wait
         to do so, makes them NaN.
     """
+    shape = (len(label_NL), label_NL.shape[1] * num_classes, *label_NL.shape[2:])
+    assert out is None or out.shape == shape
     like = label_NL.new_empty(1, dtype=torch.float32) if out is None else out
 
     def limit() -> str | None:
@@ -230,9 +251,7 @@ def one_hot(label_NL: Tensor, num_classes: int, out: Tensor | None = None) -> Te
     if use_triton(like, limit=limit):
         from common.kernels import triton_assemble
 
-        if out is None:
-            shape = (len(label_NL), label_NL.shape[1] * num_classes, *label_NL.shape[2:])
-            out = _channels_last(shape, like)
+        out = _channels_last(shape, like) if out is None else out
         return triton_assemble.one_hot(label_NL, num_classes, out)
     return reference.one_hot(label_NL, num_classes, out)
 

@@ -62,7 +62,7 @@ def assemble_window(
 ) -> Tensor:
     """Launch the kernel; `common.kernels.assemble_window` into a buffer whose planes are even."""
     b, s, c = x_BSCHW.shape[:3]
-    parts = [_planes(part) for part in (x_BSCHW, condition_BSCHW)]
+    parts = [_planes(part) for part in (x_BSCHW, condition_BSCHW.expand(x_BSCHW.shape))]
     (x, x_strides), (condition, condition_strides) = parts
     out_strides = _four(out_BSDHW)
     assert out_strides is not None

@@ -141,6 +141,8 @@ def test_empty_and_unsupported_tensors_run_on_the_reference_or_are_refused(
     wide = torch.ones(1, 2048, 2, 2, device=device)
     with pytest.raises(MedpairError, match="2048 channels, want 1024 at most"):
         group_norm_silu(wide, 1)
+    with pytest.raises(MedpairError, match="do not have 4 values, one per channel"):
+        group_norm_silu(X.to(device), 2, torch.ones(3, device=device))
     monkeypatch.setenv("MEDPAIR_KERNELS", "auto")
     assert torch.equal(group_norm_silu(wide, 1), reference.group_norm_silu(wide, 1))
 
