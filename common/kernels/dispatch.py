@@ -33,6 +33,9 @@ def use_triton(
 ) -> bool:
     """Say whether the kernels run on these tensors.
 
+    The first use on a device runs the self-test, which waits for it: warm up before capturing a
+    CUDA graph.
+
     Args:
         x: its device decides.
         *others: further floating point inputs and outputs.
