@@ -17,7 +17,7 @@ def classifier_free(
     null: dict[str, Condition],
     scales: dict[str, float],
     interval: tuple[int, int] | None = None,
-) -> Denoiser:
+) -> "Guided":
     """Bind a network to its conditions and guide it.
 
     With conditions c_1..c_k in the order of `scales`, and f_j the output that sees c_1..c_j only,
@@ -47,19 +47,50 @@ def classifier_free(
     eq. 3; interval: Kynkaanniemi et al. (2404.07724), eq. 5.
     """
     _check(cond, null, scales, interval)
-    weights = _weights(list(scales.values()))
-    batched = _batched_conditions(cond, null, list(scales), list(weights))
+    return Guided(network, cond, null, scales, interval)
 
-    def denoiser(x_t: Tensor, t: Tensor) -> Tensor:
-        plain = list(weights) == [len(scales)]
-        if plain or (interval is not None and not interval[0] <= int(t[0]) <= interval[1]):
-            return network(x_t, t, **cond)
-        count = len(weights)
-        output = network(torch.cat([x_t] * count), t.repeat(count), **batched)
-        parts = zip(weights.values(), output.chunk(count), strict=True)
+
+class Guided:
+    """A guided denoiser, see `classifier_free`; `passes` leaves the sum over the passes to others.
+
+    Args: as there.
+    """
+
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        cond: dict[str, Condition],
+        null: dict[str, Condition],
+        scales: dict[str, float],
+        interval: tuple[int, int] | None,
+    ) -> None:
+        self._network, self._cond, self._interval = network, cond, interval
+        weights = _weights(list(scales.values()))
+        self._plain = list(weights) == [len(scales)]
+        self._weights = tuple(weights.values())
+        self._batched = _batched_conditions(cond, null, list(scales), list(weights))
+
+    def passes(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, tuple[float, ...]]:
+        """Return the outputs (P * B, ...) of all passes and their weights.
+
+        Args:
+            x_t: (B, ...) state.
+            t: (B,) timesteps.
+        """
+        interval = self._interval
+        if self._plain or (interval is not None and not interval[0] <= int(t[0]) <= interval[1]):
+            return self._network(x_t, t, **self._cond), (1.0,)
+        count = len(self._weights)
+        output = self._network(torch.cat([x_t] * count), t.repeat(count), **self._batched)
+        return output, self._weights
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the guided output (B, ...). Args as for `passes`."""
+        output, weights = self.passes(x_t, t)
+        if weights == (1.0,):
+            return output
+        parts = zip(weights, output.chunk(len(weights)), strict=True)
         return torch.stack([weight * part for weight, part in parts]).sum(0)
-
-    return denoiser
 
 
 def _weights(scales: list[float]) -> dict[int, float]:

@@ -87,14 +87,11 @@ class Imposer:
     ) -> None:
         self.levels = levels
         self._overlap, self._noise, self._fresh = overlap, noise, fresh
-        self._amplitudes = [(level.alpha, level.sigma) for level in levels]
         if overlap is None:
             return
         self._eps = noise(0, "known")
-        if overlap.known_noise == "official":
-            self._fresh = True
-            counters = range(len(levels) - 2, -1, -1)
-            self._amplitudes[1:] = [schedule.alpha_sigma(counter) for counter in counters]
+        self._fresh = fresh or overlap.known_noise == "official"
+        self._amplitudes = known_amplitudes(overlap, levels, schedule)
 
     def moves(self) -> tuple[tuple[int, int], ...]:
         """The walk over the stops, see `plan_moves`."""
@@ -136,8 +133,25 @@ def renoise(x: Tensor, level: Level, noisier: Level, eps: Tensor) -> Tensor:
 
     Source: RePaint (2201.09865), algorithm 1, line 10, for any two levels of any schedule.
     """
+    ratio, std = renoise_weights(level, noisier)
+    return ratio * x + std * eps
+
+
+def renoise_weights(level: Level, noisier: Level) -> tuple[float, float]:
+    """Weight of the state and std of the noise in `renoise`."""
     ratio = noisier.alpha / level.alpha
-    return ratio * x + math.sqrt(noisier.sigma**2 - (ratio * level.sigma) ** 2) * eps
+    return ratio, math.sqrt(noisier.sigma**2 - (ratio * level.sigma) ** 2)
+
+
+def known_amplitudes(
+    overlap: KnownSlices, levels: Sequence[Level], schedule: Schedule
+) -> list[tuple[float, float]]:
+    """Signal and noise amplitude of the known slices at every stop. Args as for `Imposer`."""
+    amplitudes = [(level.alpha, level.sigma) for level in levels]
+    if overlap.known_noise == "official":
+        counters = range(len(levels) - 2, -1, -1)
+        amplitudes[1:] = [schedule.alpha_sigma(counter) for counter in counters]
+    return amplitudes
 
 
 def plan_moves(num_steps: int, resample: int = 1, jump: int = 1) -> tuple[tuple[int, int], ...]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.errors import MedpairError
+from common.kernels.reference import normals, philox
 
 NoiseSource = Callable[[int, str], Tensor]
 
@@ -22,9 +23,6 @@ STAGES = {"mcdpm": 1, "vid2vid": 2, "sdm": 3, "gem3d": 4, "alpha_wgan": 5}
 PURPOSES = {"step": 0, "known": 1, "resample": 2, "init": 3}
 
 _MASK = 0xFFFFFFFF
-_MULTIPLY = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def philox4x32(counter: Tensor, key: Sequence[int]) -> Tensor:
@@ -40,27 +38,7 @@ def philox4x32(counter: Tensor, key: Sequence[int]) -> Tensor:
     Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011), section 3.3.
     """
     a, b, c, d = counter.unbind(-1)
-    return torch.stack(_philox((a, b, c, d), (int(key[0]), int(key[1]))), -1)
-
-
-def _philox(words: _Words, key: tuple[int, int]) -> _Words:
-    """Ten rounds on words that broadcast with each other."""
-    a, b, c, d = words
-    k_0, k_1 = key
-    for _ in range(10):
-        # int64 products wrap modulo 2^64, which leaves the bits of the unsigned product
-        left, right = a * _MULTIPLY[0], c * _MULTIPLY[1]
-        a, c = ((right >> 32) & _MASK) ^ b ^ k_0, ((left >> 32) & _MASK) ^ d ^ k_1
-        b, d = right & _MASK, left & _MASK
-        k_0, k_1 = (k_0 + _WEYL[0]) & _MASK, (k_1 + _WEYL[1]) & _MASK
-    return a, b, c, d
-
-
-def _box_muller(word_r: Tensor, word_phi: Tensor) -> tuple[Tensor, Tensor]:
-    """Two normals from two words; float64, so that devices agree after rounding to float32."""
-    radius = ((word_r.to(torch.float64) + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
-    angle = (word_phi.to(torch.float64) + 0.5) * (2 * math.pi * 2.0**-32)
-    return radius * angle.cos(), radius * angle.sin()
+    return torch.stack(philox((a, b, c, d), (int(key[0]), int(key[1]))), -1)
 
 
 def normal(
@@ -100,6 +78,9 @@ def normal(
 class NoiseStream:
     """The noise source of one batch of windows: `stream(step, purpose)` is (B, *shape).
 
+    `keys_B4`, int64 on the device, holds what sets the samples apart: volume word, stage and window
+    word, low and high word of the seed. Kernels draw the same stream from it.
+
     Args: as for `normal`.
 
     Raises:
@@ -126,23 +107,22 @@ class NoiseStream:
         _check("window", windows, 24)
         self.shape = tuple(shape)
         self.dtype = dtype
-        self._key = (seed & _MASK, seed >> 32)
-        stage_window = [stage << 24 | w for w in windows]
-        self._volume = torch.tensor(list(volumes), dtype=torch.int64, device=device)[:, None]
-        self._window = torch.tensor(stage_window, dtype=torch.int64, device=device)[:, None]
-        blocks = -(-math.prod(self.shape) // 4)
-        self._block = torch.arange(blocks, dtype=torch.int64, device=device)[None, :]
+        key = (seed & _MASK, seed >> 32)
+        keys = [(v, stage << 24 | w, *key) for v, w in zip(volumes, windows, strict=True)]
+        self.keys_B4 = torch.tensor(keys, dtype=torch.int64, device=device).reshape(-1, 4)
 
     def __call__(self, step: int, purpose: str = "step") -> Tensor:
         """Noise of one draw, (B, *shape). Args and errors as for `normal`."""
-        _check("step", [step], 24)
-        if purpose not in PURPOSES:
-            raise MedpairError(f"purpose: {purpose!r}; want one of {sorted(PURPOSES)}; change it")
-        word = torch.full_like(self._block, step << 8 | PURPOSES[purpose])
-        a, b, c, d = _philox((self._volume, self._window, word, self._block), self._key)
-        quads = torch.stack([*_box_muller(a, b), *_box_muller(c, d)], -1).flatten(1)
-        elements = quads[:, : math.prod(self.shape)]
+        elements = normals(self.keys_B4, draw_word(step, purpose), math.prod(self.shape))
         return elements.reshape(len(elements), *self.shape).to(self.dtype)
+
+
+def draw_word(step: int, purpose: str) -> int:
+    """The third counter word of a draw. Args and errors as for `normal`."""
+    _check("step", [step], 24)
+    if purpose not in PURPOSES:
+        raise MedpairError(f"purpose: {purpose!r}; want one of {sorted(PURPOSES)}; change it")
+    return step << 8 | PURPOSES[purpose]
 
 
 def _check(key: str, values: Sequence[int], bits: int) -> None:

@@ -13,16 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.diffusion.coefficients import (
+    ddim_noise,
+    extrapolation,
+    first_order,
+    flow_stops,
+    posterior,
+    step_noise,
+    stops,
+)
+from common.diffusion.fused import fits, fused_sample
 from common.diffusion.guidance import Denoiser
 from common.diffusion.overlap import Imposer, KnownSlices, Level
 from common.diffusion.rng import NoiseSource
-from common.diffusion.schedules import (
-    FlowSchedule,
-    Prediction,
-    Schedule,
-    learned_log_variance,
-    to_x0_eps,
-)
+from common.diffusion.schedules import Prediction, Schedule, learned_log_variance, to_x0_eps
 from common.errors import MedpairError
 
 Clip = tuple[float, float]
@@ -72,10 +76,10 @@ def ddpm(
     Source: Ho et al. (2006.11239), eq. 6-7, between neighbours of the subset; learned variance:
     Nichol and Dhariwal (2102.09672), eq. 15.
     """
-    levels = _levels(schedule, timesteps)
+    levels = stops(schedule, timesteps)
     split = _VarianceSplit(denoiser)
     predict = _predictor(split if learned_sigma else denoiser, x_T, levels, prediction, clip)
-    coefficients = [_posterior(t, s) for t, s in pairwise(levels)]
+    coefficients = [posterior(t, s) for t, s in pairwise(levels)]
 
     def step(x: Tensor, i: int, move: int) -> Tensor:
         by_x, by_x_0, std = coefficients[i]
@@ -117,9 +121,9 @@ def ddim(
 
     Source: Song et al. (2010.02502), eq. 12 and 16.
     """
-    levels = _levels(schedule, timesteps)
+    levels = stops(schedule, timesteps)
     predict = _predictor(denoiser, x_T, levels, prediction, clip)
-    coefficients = [_ddim_noise(t, s, eta) for t, s in pairwise(levels)]
+    coefficients = [ddim_noise(t, s, eta) for t, s in pairwise(levels)]
 
     def step(x: Tensor, i: int, move: int) -> Tensor:
         x_0, eps = predict(x, i)
@@ -158,9 +162,8 @@ def dpm_solver_pp_2m(
 
     Source: Lu et al. (2211.01095), algorithm 2.
     """
-    levels = _levels(schedule, timesteps)
+    levels = stops(schedule, timesteps)
     predict = _predictor(denoiser, x_T, levels, prediction, clip)
-    log_snr = [_log_snr(level) for level in levels]
     last: tuple[int, Tensor] = (-2, x_T)
 
     def step(x: Tensor, i: int, _: int) -> Tensor:
@@ -169,11 +172,10 @@ def dpm_solver_pp_2m(
         (before, x_0_before), last = last, (i, x_0)
         target = x_0
         if before == i - 1 and levels[i + 1].sigma > 0:
-            weight = (log_snr[i + 1] - log_snr[i]) / (2 * (log_snr[i] - log_snr[i - 1]))
+            weight = extrapolation(levels[i - 1], levels[i], levels[i + 1])
             target = (1 + weight) * x_0 - weight * x_0_before
-        (_, alpha_t, sigma_t), (_, alpha_s, sigma_s) = levels[i], levels[i + 1]
-        by_x = sigma_s / sigma_t
-        return by_x * x + (alpha_s - by_x * alpha_t) * target
+        by_x, by_target = first_order(levels[i], levels[i + 1])
+        return by_x * x + by_target * target
 
     imposer = Imposer(overlap, levels, schedule, noise, fresh=False)
     return _walk(step, x_T, imposer, on_step)
@@ -207,10 +209,7 @@ def rectified_flow(
 
     Source: Liu et al. (2209.03003), eq. 1 and algorithm 1.
     """
-    if prediction == "v":
-        raise MedpairError("prediction: 'v'; want 'flow', 'x0' or 'eps'; change the key")
-    flow = FlowSchedule(schedule.T)
-    levels = _levels(flow, timesteps, clean=0)
+    flow, levels = flow_stops(schedule, timesteps, prediction)
     predict = _predictor(denoiser, x_T, levels, prediction, clip)
 
     def step(x: Tensor, i: int, _: int) -> Tensor:
@@ -232,22 +231,17 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {
 def sample(name: str, *args: Any, **kwargs: Any) -> Tensor:
     """Run the sampler of that name in `SAMPLERS` with its own arguments.
 
+    Where the kernels run and can draw the noise, the same trajectory takes one launch between two
+    network calls, see `common.diffusion.fused`.
+
     Raises:
         MedpairError: for an unknown name, and as the sampler.
     """
     if name not in SAMPLERS:
         raise MedpairError(f"sampler: {name!r}; want one of {sorted(SAMPLERS)}; change the key")
+    if fits(name, *args, **kwargs):
+        return fused_sample(name, *args, **kwargs)
     return SAMPLERS[name](*args, **kwargs)
-
-
-def _levels(schedule: Schedule, timesteps: Sequence[int], clean: int = -1) -> list[Level]:
-    """The stops of a trajectory: the given timesteps, then the clean end."""
-    if not timesteps or any(t <= s for t, s in pairwise((*timesteps, clean))):
-        raise MedpairError(
-            f"timesteps: {tuple(timesteps)}; want strictly falling, above {clean}; "
-            "take them from select_timesteps"
-        )
-    return [*(Level(t, *schedule.alpha_sigma(t)) for t in timesteps), Level(clean, 1.0, 0.0)]
 
 
 def _predictor(
@@ -291,7 +285,7 @@ class _VarianceSplit:
 
     def std(self, t: Level, s: Level) -> Tensor:
         """Std of the step from t to s at the latest output, s not clean."""
-        log_beta, log_posterior = math.log(_step_noise(t, s)), 2 * math.log(_posterior(t, s)[2])
+        log_beta, log_posterior = math.log(step_noise(t, s)), 2 * math.log(posterior(t, s)[2])
         return (learned_log_variance(self.logits, log_beta, log_posterior) / 2).exp()
 
 
@@ -304,36 +298,3 @@ def _walk(step: _Step, x: Tensor, imposer: Imposer, on_step: OnStep | None) -> T
         if on_step:
             on_step(move, imposer.levels[to].t, x)
     return x
-
-
-def _posterior(t: Level, s: Level) -> tuple[float, float, float]:
-    """Mean weights of x_t and x_0, and the std, of q(x_s | x_t, x_0). Source: 2006.11239, eq. 7."""
-    ratio, share = t.alpha / s.alpha, _forward_share(t, s)
-    return ratio * (s.sigma / t.sigma) ** 2, s.alpha * share, s.sigma * math.sqrt(share)
-
-
-def _step_noise(t: Level, s: Level) -> float:
-    """The variance of q(x_t | x_s), DDPM's beta between the two. Source: 2006.11239, eq. 2."""
-    return 1 - (t.alpha / s.alpha) ** 2
-
-
-def _ddim_noise(t: Level, s: Level, eta: float) -> tuple[float, float]:
-    """Weight of the estimated eps and std of the new noise. Source: 2010.02502, eq. 12 and 16."""
-    share = eta**2 * _forward_share(t, s)
-    if s.sigma == 0:
-        return 0.0, 0.0
-    if eta < 0 or share > 1:
-        raise MedpairError(f"eta: {eta}; want 0..1 (above 1 only in small steps); change the key")
-    return s.sigma * math.sqrt(1 - share), s.sigma * math.sqrt(share)
-
-
-def _forward_share(t: Level, s: Level) -> float:
-    """The part of the noise power at t that came in after s, 0..1."""
-    return 1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
-
-
-def _log_snr(level: Level) -> float:
-    """Half the log-SNR, log(alpha / sigma); infinite at the ends. Source: 2211.01095, section 2."""
-    if level.alpha == 0:
-        return -math.inf
-    return math.inf if level.sigma == 0 else math.log(level.alpha / level.sigma)

@@ -9,10 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.kernels import group_norm_silu, modulated_norm
+
 
 def norm_groups(channels: int, wanted: int = 8) -> int:
     """Return the largest number of groups <= ``wanted`` that divides ``channels``."""
     return max(g for g in range(1, min(wanted, channels) + 1) if channels % g == 0)
+
+
+def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """Return SiLU of a group normalisation, fused where the kernels run."""
+    return group_norm_silu(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -113,10 +120,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x_NCHW: Tensor, emb_NE: Tensor, slices: int = 1) -> Tensor:
         """Return the block's output (N, channels_out, H, W)."""
-        h = self.conv_in(F.silu(self.norm_in(x_NCHW)), slices)
+        h = self.conv_in(norm_silu(self.norm_in, x_NCHW), slices)
         scale, shift = self.modulate(F.silu(emb_NE))[:, :, None, None].chunk(2, dim=1)
-        h = self.norm_out(h) * (1 + scale) + shift
-        residual: Tensor = self.conv_out(self.dropout(F.silu(h)), slices)
+        norm = self.norm_out
+        pairs = [(1 + scale, shift)]
+        h = modulated_norm(h, norm.num_groups, pairs, norm.weight, norm.bias, norm.eps, silu=True)
+        residual: Tensor = self.conv_out(self.dropout(h), slices)
         skipped: Tensor = self.skip(x_NCHW)
         return residual + skipped
 

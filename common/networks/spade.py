@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.kernels import Modulation, modulated_norm
 from common.networks.blocks import PseudoConv2d, norm_groups
 
 
@@ -39,11 +40,26 @@ class Spade(nn.Module):
         maps = torch.cat([1 + gamma, beta], dim=1)
         return maps.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, x_NCHW: Tensor, modulation: Tensor) -> Tensor:
-        """Return the normalised features times the scales plus the shifts."""
+    def forward(
+        self,
+        x_NCHW: Tensor,
+        modulation: Tensor,
+        then: Modulation | None = None,
+        silu: bool = False,
+    ) -> Tensor:
+        """Return the normalised features times the scales plus the shifts.
+
+        Args:
+            x_NCHW: features.
+            modulation: scales and shifts, (N, 2C, H, W).
+            then: scale and shift that follow, (N, C, 1, 1) each.
+            silu: end with SiLU.
+        """
         scale, shift = modulation.chunk(2, dim=1)
-        modulated: Tensor = torch.addcmul(shift, self.norm(x_NCHW).to(scale.dtype), scale)
-        return modulated
+        pairs = [(scale, shift)] if then is None else [(scale, shift), then]
+        return modulated_norm(
+            x_NCHW, self.norm.num_groups, pairs, eps=self.norm.eps, silu=silu, in_scale_type=True
+        )
 
 
 class SpadeResBlock(nn.Module):
@@ -94,9 +110,9 @@ class SpadeResBlock(nn.Module):
         self, x_NCHW: Tensor, emb_NE: Tensor, first: Tensor, second: Tensor, slices: int = 1
     ) -> Tensor:
         """Return (N, channels_out, H, W) for the modulations of the first and second norm."""
-        h = self.conv_in(F.silu(self.norm_in(x_NCHW, first)), slices)
+        h = self.conv_in(self.norm_in(x_NCHW, first, silu=True), slices)
         scale, shift = self.modulate(F.silu(emb_NE))[:, :, None, None].chunk(2, dim=1)
-        h = torch.addcmul(shift, self.norm_out(h, second), 1 + scale)
-        residual: Tensor = self.conv_out(self.dropout(F.silu(h)), slices)
+        h = self.norm_out(h, second, (1 + scale, shift), silu=True)
+        residual: Tensor = self.conv_out(self.dropout(h), slices)
         skipped: Tensor = self.skip(x_NCHW)
         return residual + skipped

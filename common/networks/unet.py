@@ -25,6 +25,7 @@ from common.networks.blocks import (
     SpatialAttention,
     Upsample,
     norm_groups,
+    norm_silu,
     zero_init,
 )
 from common.networks.spade import SpadeResBlock
@@ -332,7 +333,7 @@ class UNet(UNetEncoder):
             else:
                 joined = torch.cat([x, skips.pop()], dim=1)
                 x = layer(joined, emb_NE, slices, context_NLK, mask_NMHW)
-        y: Tensor = self.head(F.silu(self.norm(x)), slices)
+        y: Tensor = self.head(norm_silu(self.norm, x), slices)
         if self.tail is not None:
             y = self.tail(torch.cat([F.pixel_shuffle(y, self.unshuffle), x_NCHW], dim=1))
         return y

@@ -22,6 +22,7 @@ from common.diffusion.schedules import (
 )
 from common.engines.batches import iteration_generator
 from common.errors import MedpairError
+from common.kernels import assemble_window
 from mcdpm.codec import LabelCodec
 
 MaskPrediction = Literal["eps", "x0", "v", "logits"]
@@ -83,9 +84,7 @@ def network_input(x_BSCHW: Tensor, condition_BSCHW: Tensor, known_BS: Tensor) ->
 
     Source: MedGen3D §3.1, Eq. 3 (X^C stays clean, a binary indicator marks it).
     """
-    known = known_BS[:, :, None, None, None]
-    indicator = known.to(x_BSCHW.dtype).expand(-1, -1, 1, *x_BSCHW.shape[-2:])
-    return torch.cat([torch.where(known, condition_BSCHW, x_BSCHW), indicator], dim=2)
+    return assemble_window(x_BSCHW, condition_BSCHW, known_BS)
 
 
 class PrepareMaskBatch:

@@ -18,6 +18,7 @@ from common.networks.blocks import (
     SpatialAttention,
     Upsample,
     norm_groups,
+    norm_silu,
     zero_init,
 )
 from common.networks.embedding import ConditionEmbedding
@@ -219,7 +220,7 @@ class SemanticDenoiser(nn.Module):
                 x = layer(x, skips[-1].shape[-2:])
             else:
                 x = layer(torch.cat([x, skips.pop()], dim=1), emb, next(maps), next(maps))
-        y: Tensor = self.head(F.silu(self.norm(x)))
+        y: Tensor = self.head(norm_silu(self.norm, x))
         if self.tail is not None:
             y = self.tail(torch.cat([F.pixel_shuffle(y, self.unshuffle), x_NCHW.to(y)], dim=1))
         return y

@@ -20,6 +20,7 @@ from common.data.slice_augment import AugmentRanges, change_images, change_label
 from common.data.views import from_slices, to_slices, view_names
 from common.engines.batches import Batch
 from common.errors import MedpairError
+from common.kernels import one_hot
 from common.networks.embedding import slice_positions
 
 BACKGROUND = -1.0
@@ -91,7 +92,7 @@ class ViewSlices:
 
 def one_hot_windows(label_NLab: Tensor, num_classes: int) -> Tensor:
     """Return label windows with values 0..K-1 as the network's mask (N, L * K, a, b), float32."""
-    return F.one_hot(label_NLab.long(), num_classes).movedim(-1, 2).flatten(1, 2).float()
+    return one_hot(label_NLab, num_classes)
 
 
 class SliceBatches:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import MedpairError
-from common.networks.blocks import Downsample, ResBlock, Upsample, norm_groups
+from common.networks.blocks import Downsample, ResBlock, Upsample, norm_groups, norm_silu
 from common.networks.embedding import sinusoid, slice_positions
 from common.networks.single import SingleInput, label_volumes
 from vid2vid.warp import blend, warp
@@ -98,7 +98,7 @@ class Head(nn.Module):
 
     def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
         """Return (B, channels_out, H, W)."""
-        out: Tensor = self.conv(F.silu(self.norm(self.res(x_BCHW, emb_BE))))
+        out: Tensor = self.conv(norm_silu(self.norm, self.res(x_BCHW, emb_BE)))
         return out
 
 
