@@ -38,6 +38,10 @@ $(BIN)/pip:
 
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing into $(VENV), once (2-3 minutes)"
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.setup
 	$(PIP_INSTALL) -e ".[test]"
 	@touch $@
 
@@ -48,10 +52,10 @@ $(VENV)/.lint: $(VENV)/.setup
 demo: $(VENV)/.setup
 	$(BIN)/medpair generate medgen3d --n 2 --seed 0 --out $(OUT)/demo
 
-test: $(VENV)/.setup
+test: $(VENV)/.test
 	$(PYTEST) -m "not optional_tool and not label"
 
-test-all: $(VENV)/.setup
+test-all: $(VENV)/.test
 	$(PYTEST) -m "not label"
 
 lint: $(VENV)/.lint
@@ -89,7 +93,7 @@ $(LABEL)/.setup: docs/how-to/monai_label/requirements.txt | $(BIN)/pip
 label: $(VENV)/.setup $(LABEL)/.setup
 	$(BIN)/python docs/how-to/monai_label/serve.py --label $(LABEL) --studies "$(STUDIES)" --app $(OUT)/monai_label --port $(LABEL_PORT)
 
-test-label: $(VENV)/.setup $(LABEL)/.setup
+test-label: $(VENV)/.test $(LABEL)/.setup
 	MEDPAIR_LABEL=$(LABEL) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m label tests/label
 
 train-tiny: $(VENV)/.setup

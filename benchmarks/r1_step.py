@@ -11,6 +11,7 @@ conditional pass alone and is raced against ours doing the same.
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -98,7 +99,7 @@ class Setting:
         x = self.noise(0, "init")
         alpha, sigma = schedule.alpha_sigma(stops[0])
         x = torch.where(known, alpha * self.condition + sigma * eps_known, x)
-        for t, s in zip(stops, stops[1:], strict=False):
+        for t, s in pairwise(stops):
             time = torch.full((len(x),), t, device=self.device)
             with_known = self.estimate(self.plain, x, time, self.known)
             without = self.estimate(self.plain, x, time, nothing)
@@ -120,31 +121,35 @@ class Setting:
             clip_sample=False,
             set_alpha_to_one=True,
         )
+        schedule = self.diffusion.schedule
         scheduler.alphas_cumprod = torch.tensor(
-            [self.diffusion.schedule.alpha_sigma(t)[0] ** 2 for t in range(scheduler.num_train_timesteps)]
+            [schedule.alpha_sigma(t)[0] ** 2 for t in range(schedule.T)]
         )
         scheduler.num_inference_steps = len(self.timesteps)
         scheduler.timesteps = torch.tensor(self.timesteps)
 
         def model(x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
+            assert context is None
             time = timesteps.to(self.device).expand(len(x))
             return self.estimate(self.plain, x.view(shape), time, self.known).flatten(1, 2)
 
-        return DiffusionInferer(scheduler).sample(
-            self.noise(0, "init").flatten(1, 2), model, scheduler, verbose=False
-        ).view(shape)
+        return (
+            DiffusionInferer(scheduler)
+            .sample(self.noise(0, "init").flatten(1, 2), model, scheduler, verbose=False)
+            .view(shape)
+        )
 
 
 def one_batch(words: Any, batch: int) -> dict[str, Any]:
     """Check and race one batch size."""
     s = Setting(words, batch)
     runs: dict[str, Any] = {"ours": lambda: s.ours(s.network), "naive loop": s.naive}
-    found = {"naive loop": check("naive loop", s.naive(), runs["ours"](), TOLERANCE[words.precision])}
+    atol, wanted = TOLERANCE[words.precision], runs["ours"]()
+    found = {"naive loop": check("naive loop", s.naive(), wanted, atol)}
     if words.compile:
         compile_steps(s.compiled)
         runs["ours, --compile"] = lambda: s.ours(s.compiled)
-        compiled = runs["ours, --compile"]()
-        found["ours, --compile"] = check("compiled", compiled, runs["ours"](), TOLERANCE[words.precision])
+        found["ours, --compile"] = check("compiled", runs["ours, --compile"](), wanted, atol)
     times = race(runs, words.repeats, words.device)
     alone = {"ours, one pass": lambda: s.ours(s.network, 1.0, overlap=False), "MONAI": s.monai}
     count = flops(runs["ours"])

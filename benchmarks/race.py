@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -134,13 +136,10 @@ def limits(device: str, precision: str) -> dict[str, float]:
 
 def machine(device: str) -> dict[str, Any]:
     """Return hardware, versions and commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    words = [shutil.which("git") or "", "describe", "--always", "--dirty"]
+    folder = Path(__file__).parent
+    done = words[0] and subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    commit = done.stdout.strip() if done else ""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "cores": os.cpu_count(),
@@ -197,8 +196,6 @@ def _status_kib(key: str) -> int:
 
 def in_process(script: str, words: Sequence[str]) -> str:
     """Run one of the benchmarks in a process of its own; return its last printed line."""
-    import sys
-
     command = [sys.executable, script, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
