@@ -10,9 +10,16 @@ from common.cli import COMMANDS, INCOMPLETE, INTERRUPTED, USER_ERROR, app
 
 _INTRO = f"""# The command medpair
 
-`medpair --help` shows this in a terminal, `medpair COMMAND --help` one command. Exit codes: 0, done; \
-{INCOMPLETE}, done but for some items, which lines on standard error name, or a fault of medpair; {USER_ERROR}, wrong input, \
-one line says what and how to repair it; {INTERRUPTED}, interrupted. The same command again goes on with a generation or a training.
+`medpair --help` shows this in a terminal, `medpair COMMAND --help` one command.
+
+| exit code | |
+|---|---|
+| 0 | done |
+| {INCOMPLETE} | done but for some items, which lines on standard error name; or a fault of medpair |
+| {USER_ERROR} | wrong input: one line with the value seen, what is wanted, the repair |
+| {INTERRUPTED} | interrupted |
+
+The same command again goes on with a generation or a training that was interrupted.
 
 """
 

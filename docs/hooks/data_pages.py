@@ -11,16 +11,18 @@ from common.data.labels import LabelSchema, load_schema, schema_names
 
 _SCHEMAS = """# Label schemas
 
-What the numbers in a mask mean. A schema is one YAML file; these ship, and `--schema` takes the path of
-[your own](../how-to/own-labels.md). Background is 0 in all. `SNOMED` is the code of a label in DICOM SEG; a structure
-of an RTSTRUCT is known by a label's name or one of its aliases. The last table of each schema says whose ids `medpair prepare` can read:
-it finds out by itself which fits, and asks for `--source NAME` where two fit.
+What the numbers in a mask mean. A schema is one YAML file; these ship, and `--schema` takes the
+path of [your own](../how-to/own-labels.md). Background is 0 in all. `SNOMED` is the code of a
+label in DICOM SEG; a structure of an RTSTRUCT is known by a label's name or one of its aliases.
+The last table of a schema says whose ids `medpair prepare` can read: it finds out by itself which
+fit, and asks for `--source NAME` where two do.
 
 """
 _PRESETS = """# Presets
 
-`--preset` of `medpair generate` and `train`. Sizes and spacings are D x H x W. Memory is the peak of the process on a CPU, per stage, measured by
-`benchmarks/memory.py`; where it is empty it was not measured. Weights ship for `tiny` alone: `medpair info` lists them.
+`--preset` of `medpair generate` and `medpair train`. Sizes and spacings are D x H x W. Memory is
+the peak of the process at a stage on a CPU, measured by `benchmarks/memory.py`; empty: not
+measured. `medpair info` says for which presets weights ship.
 
 """
 

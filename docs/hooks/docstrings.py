@@ -1,4 +1,4 @@
-"""Two habits of our docstrings, for mkdocstrings: the section ``Source:``, and names that share a line."""
+"""Two habits of our docstrings, for mkdocstrings: ``Source:``, and names that share a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the parts of the site stand in the repository, and what is brought in from outside docs/."""
+"""What the site brings in from other places of the repository."""
 
 from __future__ import annotations
 
