@@ -15,7 +15,7 @@ _INTRO = f"""# The command medpair
 | exit code | |
 |---|---|
 | 0 | done |
-| {INCOMPLETE} | done but for some items, which lines on standard error name; or a fault of medpair |
+| {INCOMPLETE} | done but for some items, which standard error names; or a fault of medpair |
 | {USER_ERROR} | wrong input: one line with the value seen, what is wanted, the repair |
 | {INTERRUPTED} | interrupted |
 

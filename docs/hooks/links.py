@@ -42,6 +42,4 @@ def rewrite(
         return match.group()
 
     parts = _FENCE.split(markdown)
-    return "".join(
-        part if i % 2 else _LINK.sub(replaced, part) for i, part in enumerate(parts)
-    )
+    return "".join(part if i % 2 else _LINK.sub(replaced, part) for i, part in enumerate(parts))
