@@ -9,6 +9,7 @@ import command_pages
 import data_pages
 import links
 import notebook
+import offline
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -57,3 +58,14 @@ def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: Any) -> st
     table |= brought_in()
     origin = _ORIGINS.get(uri, f"docs/{uri}")
     return links.rewrite(markdown, origin, uri, table, lambda path: (ROOT / path).exists())
+
+
+def on_post_page(output: str, *, page: Page, **_: Any) -> str:
+    """Refuse what a page would load from a network."""
+    return offline.without_network(output, page.url)
+
+
+def on_post_template(output: str, *, template_name: str, **_: Any) -> str:
+    """Refuse it in pages without a source too, such as 404.html."""
+    is_page = template_name.endswith(".html")
+    return offline.without_network(output, template_name) if is_page else output
