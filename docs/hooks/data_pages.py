@@ -65,7 +65,8 @@ def _label(label: Any) -> str:
 def _rules(label: Any) -> list[str]:
     rules = [f"inside `{label.inside}`"] if label.inside else []
     rules += [f"pair of `{label.pair}`"] if label.pair else []
-    rules += [f"at most {label.components} parts"] if label.components else []
+    if label.components:
+        rules.append("one part" if label.components == 1 else f"at most {label.components} parts")
     rules += ["no holes"] if label.fill_holes else []
     return rules + ([] if label.required else ["may be missing"])
 
