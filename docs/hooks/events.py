@@ -7,6 +7,7 @@ from typing import Any
 import api_pages
 import command_pages
 import data_pages
+import habits  # noqa: F401 - griffe loads docstrings.py later, which looks for it
 import links
 import notebook
 import offline
