@@ -67,6 +67,16 @@ def test_files_exist(page: Path) -> None:
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_work_in_the_repository_too(page: Path) -> None:
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    targets = {target.partition("#")[0] for target in re.findall(r"\]\(([^()\s]+)\)", text)}
+    local = [target for target in targets if target and not re.match(r"[a-z]+:", target)]
+    assert [target for target in sorted(local) if not (page.parent / target).exists()] == []
+
+
 def nav_pages(entry: object) -> Iterator[str]:
     """Yield the pages of an entry of the navigation."""
     if isinstance(entry, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from paths import ROOT
@@ -14,9 +15,10 @@ FOLDER = "reference/api"
 
 @dataclass(frozen=True)
 class Module:
-    """A module or package: its dotted name, the first line of its docstring, what it holds."""
+    """A module or package: its dotted name, file, first line of its docstring, what it holds."""
 
     name: str
+    file: Path
     summary: str
     children: tuple[Module, ...] = ()
 
@@ -44,10 +46,10 @@ def tree() -> list[Module]:
 
 def _module(path: Path, name: str) -> Module:
     if path.is_file():
-        return Module(name, _summary(path))
+        return Module(name, path, _summary(path))
     inner = [p for p in sorted(path.iterdir()) if _is_public(p)]
     children = tuple(_module(p, f"{name}.{p.stem}") for p in inner)
-    return Module(name, _summary(path / "__init__.py"), children)
+    return Module(name, path / "__init__.py", _summary(path / "__init__.py"), children)
 
 
 def _is_public(path: Path) -> bool:
@@ -79,6 +81,12 @@ def markdown(module: Module) -> str:
 def flat(modules: list[Module] | tuple[Module, ...]) -> list[Module]:
     """Return modules and all that they hold."""
     return [one for module in modules for one in (module, *flat(module.children))]
+
+
+@cache
+def sources() -> dict[str, str]:
+    """Return {file in the repository: its page}, for links to files of Python."""
+    return {one.file.relative_to(ROOT).as_posix(): one.page for one in flat(tree())}
 
 
 def nav(module: Module) -> dict[str, object]:

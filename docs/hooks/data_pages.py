@@ -27,6 +27,14 @@ measured. `medpair info` says for which presets weights ship.
 """
 
 
+def sources() -> dict[str, str]:
+    """Return {file in the repository: where the site shows it}, for links to YAML files."""
+    page, folder = "reference/schemas.md", "common/data/schemas"
+    table = {folder: page} | {f"{folder}/{name}.yaml": f"{page}#{name}" for name in schema_names()}
+    pipelines = {path.name for path in ROOT.glob("bundles/*.yaml")}
+    return table | {f"bundles/{name}": "reference/presets.md" for name in pipelines}
+
+
 def schemas_markdown() -> str:
     """Return the page of the label schemas."""
     return _SCHEMAS + "\n".join(_schema(load_schema(name)) for name in schema_names())

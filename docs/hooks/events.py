@@ -56,7 +56,8 @@ def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: Any) -> st
     """Point links at pages of the site."""
     uri = page.file.src_uri
     table = {f"docs/{file.src_uri}": file.src_uri for file in files if file.src_uri not in _ORIGINS}
-    table |= brought_in()
+    table |= brought_in() | api_pages.sources() | data_pages.sources()
+    table["common/cli.py"] = "reference/cli.md"
     origin = _ORIGINS.get(uri, f"docs/{uri}")
     return links.rewrite(markdown, origin, uri, table, lambda path: (ROOT / path).exists())
 
