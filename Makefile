@@ -15,7 +15,7 @@ JOBS ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-label lint format bench mlflow label label-setup train-tiny clean
+.PHONY: help setup demo test test-all test-label lint format docs bench mlflow label label-setup train-tiny clean
 
 help:
 	@echo "make setup       install into $(VENV) (2-3 minutes, once); then $(BIN)/medpair is the command"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-all    also what needs optional tools; a missing tool is a listed skip"
 	@echo "make lint        ruff, format check, mypy strict, import rules"
 	@echo "make format      let ruff rewrite what it can"
+	@echo "make docs        build the documentation into build/site, warnings are errors; open build/site/index.html"
 	@echo "make bench       time the pipeline and check that equal seeds give equal bytes"
 	@echo "make mlflow      open MLflow on 127.0.0.1 for the training in RUN=<output_dir>, PORT=$(PORT)"
 	@echo "make label       start MONAI Label on 127.0.0.1 with the bundles and the scans in STUDIES=<folder>, LABEL_PORT=$(LABEL_PORT)"
@@ -67,6 +68,14 @@ lint: $(VENV)/.lint
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+$(VENV)/.docs: $(VENV)/.setup
+	$(PIP_INSTALL) -e ".[docs]"
+	@touch $@
+
+# the variable leaves out an advertisement
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
 bench: $(VENV)/.setup
 	rm -rf $(OUT)/bench

@@ -43,7 +43,8 @@ def match_files(
         images: folder of images; or of DICOM folders, one per scan, or one such folder.
         labels: folder of masks; may be the same one. For DICOM images: NIfTI masks, or an
             RTSTRUCT or SEG per scan, in a file or folder of its id.
-        image_pattern: file name with `{id}`, for example "{id}_T1.nii.gz". Without it: every
+        image_pattern: file name with `{id}`, for example "{id}_T1.nii.gz", or a path below the
+            folder, "{id}/{id}_T1.nii.gz"; `*` stands for anything but "/". Without it: every
             volume, in a shared folder every one whose name does not end in a word like "labels"
             or "seg"; the ending that all names share (from its `_`, `-` or `.` on) is not part of
             the id.
@@ -64,28 +65,37 @@ def match_files(
         (image_dir, image_pattern, False),
         (label_dir, label_pattern, True),
     ):
-        files = _volumes(folder)
+        files = every = _volumes(folder, below="/" in (pattern or ""))
         if pattern is None and shared:
             files = [f for f in files if bool(_LABEL_WORD.search(stem(f))) == is_label]
-        found.append(_by_pattern(files, pattern) if pattern else _by_stem(files))
+        found.append(_by_pattern(folder, files, pattern) if pattern else _by_stem(files))
         if not found[-1]:
             kind = "masks" if is_label else "images"
             wanted = pattern or "names that end in _labels, _seg or _mask" * is_label or "images"
             raise MedpairError(
-                f"{folder}: no {kind} among {len(_volumes(folder))} volumes (wanted {wanted}); "
+                f"{folder}: no {kind} among {len(every)} volumes (wanted {wanted}); "
                 f"give {'label' if is_label else 'image'}_pattern or correct the folder"
             )
     return _paired(found[0], found[1], image_dir, label_dir)
 
 
-def _volumes(folder: Path) -> list[Path]:
+def _volumes(folder: Path, below: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise MedpairError(f"{folder}: no such folder; correct the path")
-    files = [f for f in sorted(folder.iterdir()) if f.name.lower().endswith(SUFFIXES)]
-    files = [f for f in files if not f.name.startswith(".")]
+    files = _visible_volumes(folder, folder.rglob("*") if below else folder.iterdir())
     if not files:
-        raise MedpairError(f"{folder}: no {', '.join(SUFFIXES)} file in it; correct the path")
+        inner = [] if below else _visible_volumes(folder, folder.rglob("*"))
+        repair = "correct the path"
+        if inner:
+            shown = inner[0].relative_to(folder).as_posix()
+            repair = f"for files such as {shown} give patterns with folders, {{id}}/<name>"
+        raise MedpairError(f"{folder}: no {', '.join(SUFFIXES)} file in it; {repair}")
     return files
+
+
+def _visible_volumes(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    files = [f for f in sorted(paths) if f.name.lower().endswith(SUFFIXES) and not f.is_dir()]
+    return [f for f in files if not any(p.startswith(".") for p in f.relative_to(folder).parts)]
 
 
 def holds_dicom(folder: Path) -> bool:
@@ -147,12 +157,16 @@ def _is_one_scan(folders: Sequence[Path]) -> bool:
     return not any(kind in KINDS for folder in others for kind in modalities(folder))
 
 
-def _by_pattern(files: list[Path], pattern: str) -> dict[str, Path]:
-    if pattern.count("{id}") != 1:
-        raise MedpairError(f"pattern '{pattern}': wanted {{id}} once, as in {{id}}_T1.nii.gz")
-    head, tail = (re.escape(part).replace(r"\*", ".*") for part in pattern.split("{id}"))
-    hits = [(match, f) for f in files if (match := re.fullmatch(f"{head}(.+){tail}", f.name))]
-    return _unique([(match.group(1), f) for match, f in hits])
+def _by_pattern(folder: Path, files: list[Path], pattern: str) -> dict[str, Path]:
+    head, *tails = (re.escape(p).replace(r"\*", "[^/]*") for p in pattern.split("{id}"))
+    if not tails:
+        raise MedpairError(
+            f"pattern '{pattern}': no {{id}} in it; wanted {{id}}_T1.nii.gz, {{id}}/T1.nii.gz"
+        )
+    # further {id} stand for the same text again
+    wanted = re.compile(f"{head}([^/]+)" + r"\1".join(tails))
+    names = [(wanted.fullmatch(f.relative_to(folder).as_posix()), f) for f in files]
+    return _unique([(match.group(1), f) for match, f in names if match])
 
 
 def _by_stem(files: list[Path]) -> dict[str, Path]:

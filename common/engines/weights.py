@@ -87,6 +87,29 @@ def load_weights(
     return network.to(device).eval()
 
 
+def start_network(
+    network: nn.Module,
+    device: str | torch.device,
+    schema: str,
+    initial_weights: str | None = None,
+) -> nn.Module:
+    """Return a network ready for training.
+
+    Args:
+        network: with fresh weights.
+        device: where it goes.
+        schema: name of the label schema that it is trained for.
+        initial_weights: weight file to start from; None keeps the fresh weights.
+
+    Raises:
+        MedpairError: for initial weights of another network or schema.
+    """
+    if initial_weights is not None:
+        load_weights(network, initial_weights, schema=schema)
+    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.train()
+
+
 def keep_weights(path: Path) -> None:
     """Copy a weight file and its card to ``<stem>_before``, where there is none yet."""
     kept = path.with_name(f"{path.stem}_before.pt")

@@ -15,7 +15,6 @@ from common.data.labels import LabelSchema
 from common.data.pictures import label_rows, save_rows
 from common.data.resize import resize_labels
 from common.engines.batches import IterationBatches
-from common.engines.weights import load_weights
 from common.errors import MedpairError
 from mcdpm.batches import AugmentedVolumes
 from mcdpm.sampler import MaskSampler
@@ -59,29 +58,6 @@ def training_volumes(
     labels = [resize_labels(torch.from_numpy(x), (height, width), classes) for x in data.labels]
     lut = torch.from_numpy(np.asarray(data.schema.flip_lut)) if flip else None
     return AugmentedVolumes(labels, lut, classes, copies, ranges or WarpRanges(), seed)
-
-
-def start_network(
-    network: nn.Module,
-    device: str | torch.device,
-    schema: str,
-    initial_weights: str | None = None,
-) -> nn.Module:
-    """Return the denoiser ready for training.
-
-    Args:
-        network: with fresh weights.
-        device: where it goes.
-        schema: name of the label schema that it is trained for.
-        initial_weights: weight file to start from; None keeps the fresh weights.
-
-    Raises:
-        MedpairError: for initial weights of another network or schema.
-    """
-    if initial_weights is not None:
-        load_weights(network, initial_weights, schema=schema)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.train()
 
 
 class SamplePicture:

@@ -25,7 +25,7 @@ NORM_GROUPS = 4
 class SliceOutput(NamedTuple):
     """What the generator returns for a batch of slices.
 
-    Args:
+    Attributes:
         image: the new slice (B, C, H, W) in [-1, 1].
         raw: new texture alone (B, C, H, W) in [-1, 1].
         flow: displacement in pixels (B, 2, H, W), rows and columns.

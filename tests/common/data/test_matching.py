@@ -45,12 +45,29 @@ def test_patterns(tmp_path: Path) -> None:
     both = touch(tmp_path / "b", "T1-01.nii", "T2-01.nii", "mask-01.nii", "note-01.nii")
     files = match_files(both, both, "T1-{id}.nii", "mask-{id}.nii")
     assert [p.name for p in files["01"]] == ["T1-01.nii", "mask-01.nii"]
-    with pytest.raises(MedpairError, match=r"wanted \{id\} once"):
+    with pytest.raises(MedpairError, match=r"no \{id\} in it"):
         match_files(both, both, "T1.nii", "mask-{id}.nii")
     with pytest.raises(MedpairError, match="no images among 4 volumes"):
         match_files(both, both, "PD-{id}.nii", "mask-{id}.nii")
     with pytest.raises(MedpairError, match=r"id '01' already belongs to T1-01\.nii"):
         match_files(both, both, "T*-{id}.nii", "mask-{id}.nii")
+
+
+def test_a_folder_per_patient(tmp_path: Path) -> None:
+    for number in ("01", "02"):
+        name = f"Patient_{number}"
+        touch(tmp_path / "s", ".trash.nii.gz")
+        touch(tmp_path / "s" / name, f"{name}.nii.gz", "GT.nii.gz", "notes.txt")
+    files = match_files(tmp_path / "s", tmp_path / "s", "{id}/{id}.nii.gz", "{id}/GT.nii.gz")
+    assert list(files) == ["Patient_01", "Patient_02"]
+    assert [p.name for p in files["Patient_02"]] == ["Patient_02.nii.gz", "GT.nii.gz"]
+    files = match_files(tmp_path / "s", tmp_path / "s", "Patient_{id}/P*.nii.gz", "P*_{id}/GT*")
+    assert list(files) == ["01", "02"]
+    with pytest.raises(MedpairError, match=r"Patient_01/GT\.nii\.gz give patterns with folders"):
+        match_files(tmp_path / "s", tmp_path / "s")
+    touch(tmp_path / "s" / "Patient_03", "Patient_04.nii.gz", "GT.nii.gz")
+    with pytest.raises(MedpairError, match=r"without an image \(Patient_03\)"):
+        match_files(tmp_path / "s", tmp_path / "s", "{id}/{id}.nii.gz", "{id}/GT.nii.gz")
 
 
 def test_missing_and_lonely_files(tmp_path: Path) -> None:
