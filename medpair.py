@@ -136,6 +136,7 @@ def train(
     out: StrPath,
     preset: str | None = None,
     max_iterations: int | None = None,
+    minutes: float | None = None,
     resume: bool = True,
     stages: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -148,6 +149,7 @@ def train(
         out: folder for checkpoints and weights.
         preset: size (tiny, small, base); None takes the pipeline's default.
         max_iterations: stop each stage after so many iterations, at least 1.
+        minutes: wall-clock budget of each stage, instead of ``max_iterations``.
         resume: continue what ``out`` already holds.
         stages: names of the stages to train; None trains all.
         progress: called with (task, done, total).
@@ -166,6 +168,7 @@ def train(
         out=Path(out),
         preset=preset,
         max_iterations=max_iterations,
+        minutes=minutes,
         resume=resume,
         stages=stages,
         progress=progress,

@@ -269,13 +269,15 @@ def train(
     out: Path,
     preset: str | None = None,
     max_iterations: int | None = None,
+    minutes: float | None = None,
     resume: bool = True,
     stages: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train the stages of a pipeline in order; called again, it continues.
 
-    A stage may name several ``trainings``, configs that are run in order.
+    A stage may name several ``trainings``, configs that are run in order, and their ``shares`` of
+    its minutes.
 
     Args:
         pipeline: name of a pipeline in `bundles/`.
@@ -283,20 +285,26 @@ def train(
         out: gets a folder per bundle with checkpoints, logs, pictures and ``model.pt``.
         preset: size; None takes the pipeline's default.
         max_iterations: length of each stage's training; None takes the preset's.
+        minutes: wall-clock budget of each stage instead, see `common.engines.budget`.
         resume: continue from the newest checkpoint.
         stages: names of the stages to train; None trains all.
-        progress: called with (training, done, total) after each iteration.
+        progress: called with (training, done, total) after each iteration; in seconds where
+            there are ``minutes``.
 
     Raises:
-        MedpairError: for unknown names, or data that do not fit the preset.
+        MedpairError: for unknown names, data that do not fit the preset, or too few minutes.
     """
+    if minutes is not None and max_iterations is not None:
+        raise MedpairError(
+            f"--minutes {minutes:g} and --max-iterations {max_iterations}, wanted one of them; "
+            "leave one out"
+        )
     config = read_pipeline(pipeline)
     preset = preset or config["preset"]
     geometry = preset_geometry(config["presets"], preset)
     check_data(PairSet.open(data), geometry, preset)
     chosen = choose_stages(config["stages"], stages)
-    steps = [(stage, kind) for stage in chosen for kind in stage.get("trainings", ["train"])]
-    for stage, kind in steps:
+    for stage, kind, share in trainings(chosen):
         overrides: dict[str, Any] = {
             "dataset_dir": str(Path(data).absolute()),
             "output_dir": str(Path(out).absolute() / stage["bundle"]),
@@ -305,14 +313,26 @@ def train(
         }
         if max_iterations is not None:
             overrides["max_iterations"] = max_iterations
+        if minutes is not None:
+            overrides["minutes"] = minutes * share
         if progress is not None:
             overrides["progress"] = False  # its own bar
         with plain_errors():
             workflow = open_workflow(stage["bundle"], kind, preset, overrides)
             if progress is not None:
                 trainer = workflow.parser.get_parsed_content("train#trainer")
-                report_iterations(trainer, f"{kind} {stage['name']}", progress)
+                unit = "" if minutes is None else ", seconds"
+                report_iterations(trainer, f"{kind} {stage['name']}{unit}", progress)
             workflow.run()
+
+
+def trainings(stages: Sequence[StageEntry]) -> Iterator[tuple[StageEntry, str, float]]:
+    """Yield each stage with each of its training configs and that one's share of its minutes."""
+    for stage in stages:
+        kinds = stage.get("trainings", ["train"])
+        shares = stage.get("shares", [1.0] * len(kinds))
+        for kind, share in zip(kinds, shares, strict=True):
+            yield stage, kind, share / sum(shares)
 
 
 def check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
