@@ -11,6 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from common.bundles import bundles_dir, pipeline_file
+from common.data.compact import CompactSet, open_set
 from common.data.datasets import PairSet
 from common.engines.device import pick_device
 from common.engines.handlers import report_iterations
@@ -281,7 +282,7 @@ def train(
 
     Args:
         pipeline: name of a pipeline in `bundles/`.
-        data: pair set of real scans.
+        data: pair set of real scans, or its file of `medpair export --format compact`.
         out: gets a folder per bundle with checkpoints, logs, pictures and ``model.pt``.
         preset: size; None takes the pipeline's default.
         max_iterations: length of each stage's training; None takes the preset's.
@@ -302,7 +303,7 @@ def train(
     config = read_pipeline(pipeline)
     preset = preset or config["preset"]
     geometry = preset_geometry(config["presets"], preset)
-    check_data(PairSet.open(data), geometry, preset)
+    check_data(open_set(data), geometry, preset)
     chosen = choose_stages(config["stages"], stages)
     for stage, kind, share in trainings(chosen):
         overrides: dict[str, Any] = {
@@ -335,7 +336,7 @@ def trainings(stages: Sequence[StageEntry]) -> Iterator[tuple[StageEntry, str, f
             yield stage, kind, share / sum(shares)
 
 
-def check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
+def check_data(pairs: PairSet | CompactSet, geometry: Geometry, preset: str) -> None:
     """Raise MedpairError unless a pair set has the schema and in-plane size of a preset."""
     size = pairs.size
     if pairs.schema.name != geometry.schema or size is None or size[1:] != geometry.size[1:]:

@@ -361,8 +361,9 @@ def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arra
     """Load the pairs of a split into memory.
 
     Args:
-        dataset_dir: a pair set's folder, or "phantom:<schema>[:<DxHxW>[:<n>]]" for phantoms that
-            are made on the spot (default 48x40x40 and 4).
+        dataset_dir: a pair set's folder, its file (`common.data.compact`), or
+            "phantom:<schema>[:<DxHxW>[:<n>]]" for phantoms that are made on the spot (default
+            48x40x40 and 4).
         split: "training", "validation", or None for both.
 
     Returns:
@@ -375,6 +376,10 @@ def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arra
         from common.data.phantom import phantom_arrays
 
         return phantom_arrays(str(dataset_dir), split)
+    if Path(dataset_dir).is_file():
+        from common.data.compact import compact_arrays
+
+        return compact_arrays(dataset_dir, split)
     pairset = PairSet.open(dataset_dir)
     ids = pairset.ids(split)
     if not ids:
