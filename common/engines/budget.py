@@ -45,6 +45,7 @@ class Budget:
         self.seconds = 60.0 * (minutes or 0.0)
         self.spent = 0.0  # seconds, as of the last finished update
         self._before, self._first, self._whole = 0.0, 0.0, False
+        self._asked = self._waited = 0.0  # when a batch was asked for, seconds waited for batches
 
     @property
     def fraction(self) -> float:
@@ -63,6 +64,8 @@ class Budget:
         engine.state.budget = self
         engine.state.max_epochs = ENDLESS
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
         engine.add_event_handler(Events.TERMINATE, self._validate)
 
@@ -82,6 +85,12 @@ class Budget:
         self._before = self.clock() - self.spent
         self._whole = engine.state.iteration == 0  # a resumed run was found long enough before
 
+    def _ask(self) -> None:
+        self._asked = self.clock()
+
+    def _get(self) -> None:
+        self._waited += self.clock() - self._asked
+
     def _look(self, engine: Engine) -> None:
         if self._whole and engine.state.iteration in (1, PROBE) and torch.cuda.is_available():
             torch.cuda.synchronize()  # the estimate must not time the queue
@@ -92,12 +101,16 @@ class Budget:
             engine.terminate()
 
     def _probe(self, done: int, epoch: int) -> None:
-        """Refuse a budget that does not last for an epoch, as soon as that is known."""
+        """Refuse a budget that does not last for an epoch, as soon as that is known.
+
+        The wait for batches does not count: the first ones may make what later ones keep.
+        """
         if done == 1:
-            self._first = self.spent  # it may compile
+            self._first, self._waited = self.spent, 0.0  # it may compile
         if done < PROBE and not self.is_spent:
             return
-        each = self.spent if done == 1 else (self.spent - self._first) / (done - 1)
+        later = self.spent - self._first - self._waited
+        each = self._first if done == 1 else later / (done - 1)
         needed = self._first + each * (epoch - 1)
         if needed > self.seconds and done < epoch:
             raise MedpairError(

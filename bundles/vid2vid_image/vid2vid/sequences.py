@@ -6,7 +6,7 @@ K classes, D, H, W volume size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,18 +97,19 @@ class SequenceBatches(IterationBatches):
         dataset: what sequences are drawn from.
         seed: the run's seed.
         epoch_length: batches per epoch.
+        ahead: batches that a thread draws before they are wanted.
     """
 
-    def __init__(self, dataset: SequenceDataset, seed: int, epoch_length: int) -> None:
-        super().__init__(lambda _: {}, seed, epoch_length)
+    def __init__(
+        self, dataset: SequenceDataset, seed: int, epoch_length: int, ahead: int = 0
+    ) -> None:
+        super().__init__(lambda _: {}, seed, epoch_length, ahead)
         self.dataset = dataset
 
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            iteration = self.iteration
-            self.iteration += 1
-            batch = self.dataset.batch(iteration, iteration_generator(self.seed, iteration))
-            yield {"sequences": batch, "iteration": iteration, "seed": self.seed}
+    def make(self, iteration: int) -> Batch:
+        """Return the batch of an iteration, counted from 0."""
+        batch = self.dataset.batch(iteration, iteration_generator(self.seed, iteration))
+        return {"sequences": batch, "iteration": iteration, "seed": self.seed}
 
 
 class SequenceDataset:

@@ -43,13 +43,25 @@ class Training:
     """A small training with a budget, and the learning rates and validations that it saw."""
 
     def __init__(
-        self, folder: Path, minutes: float | None, *, clock: Clock | None = None, every: float = 0.1
+        self,
+        folder: Path,
+        minutes: float | None,
+        *,
+        clock: Clock | None = None,
+        every: float = 0.1,
+        slow_batches: list[float] | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.clock = clock or Clock()
         network = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
-        batches = IterationBatches(draw, 3, LENGTH)
+        slow = [0.0] * 100 if slow_batches is None else slow_batches
+
+        def slowly(generator: torch.Generator) -> Batch:
+            self.clock.now += slow.pop(0)
+            return draw(generator)
+
+        batches = IterationBatches(slowly, 3, LENGTH)
 
         def step(_: Engine, batch: Batch) -> Tensor:
             self.clock.now += STEP_S
@@ -173,6 +185,12 @@ def test_a_budget_below_an_epoch_is_refused_with_what_it_wants(
 
 def test_a_budget_of_one_epoch_is_enough(tmp_path: Path) -> None:
     assert Training(tmp_path, minutes=0.2).run().trainer.state.iteration == LENGTH
+
+
+def test_batches_that_are_slow_at_first_do_not_speak_against_a_budget(tmp_path: Path) -> None:
+    slow = [0.0] + [5.0] * 6 + [0.0] * 100
+    training = Training(tmp_path, minutes=1, slow_batches=slow).run()
+    assert training.trainer.state.iteration == (60 - 30) / STEP_S
 
 
 @pytest.mark.parametrize("minutes", [0, -1, math.inf, math.nan])
