@@ -137,6 +137,7 @@ def train(
     preset: str | None = None,
     max_iterations: int | None = None,
     minutes: float | None = None,
+    fast: bool = False,
     resume: bool = True,
     stages: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -150,6 +151,7 @@ def train(
         preset: size (tiny, small, base); None takes the pipeline's default.
         max_iterations: stop each stage after so many iterations, at least 1.
         minutes: wall-clock budget of each stage, instead of ``max_iterations``.
+        fast: compile the networks, fuse the optimiser, keep the scans on the device.
         resume: continue what ``out`` already holds.
         stages: names of the stages to train; None trains all.
         progress: called with (task, done, total).
@@ -169,6 +171,7 @@ def train(
         preset=preset,
         max_iterations=max_iterations,
         minutes=minutes,
+        fast=fast,
         resume=resume,
         stages=stages,
         progress=progress,

@@ -27,6 +27,9 @@ def train(
     minutes: Annotated[
         float | None, typer.Option(help="Wall-clock budget of each stage; the schedule fits it.")
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="For GPUs: compiled, fused, scans on the device.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Continue what --out already holds.")] = True,
     stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
 ) -> None:
@@ -42,6 +45,7 @@ def train(
             preset=preset,
             max_iterations=max_iterations,
             minutes=minutes,
+            fast=fast,
             resume=resume,
             stages=stages.split(",") if stages else None,
             progress=progress,

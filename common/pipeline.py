@@ -24,6 +24,7 @@ from common.report.page import update_report
 from common.runs import run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors, weights_path
+from common.training import FAST, check_training_memory, length_of, memory_errors, trainings
 
 ENGINES = ("local", "ray", "slurm-array")
 
@@ -271,6 +272,7 @@ def train(
     preset: str | None = None,
     max_iterations: int | None = None,
     minutes: float | None = None,
+    fast: bool = False,
     resume: bool = True,
     stages: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -287,6 +289,7 @@ def train(
         preset: size; None takes the pipeline's default.
         max_iterations: length of each stage's training; None takes the preset's.
         minutes: wall-clock budget of each stage instead, see `common.engines.budget`.
+        fast: use `common.training.FAST`.
         resume: continue from the newest checkpoint.
         stages: names of the stages to train; None trains all.
         progress: called with (training, done, total) after each iteration; in seconds where
@@ -295,16 +298,13 @@ def train(
     Raises:
         MedpairError: for unknown names, data that do not fit the preset, or too few minutes.
     """
-    if minutes is not None and max_iterations is not None:
-        raise MedpairError(
-            f"--minutes {minutes:g} and --max-iterations {max_iterations}, wanted one of them; "
-            "leave one out"
-        )
+    length_of(max_iterations, minutes)  # both are refused before anything is read
     config = read_pipeline(pipeline)
     preset = preset or config["preset"]
     geometry = preset_geometry(config["presets"], preset)
     check_data(open_set(data), geometry, preset)
     chosen = choose_stages(config["stages"], stages)
+    check_training_memory(config["presets"][preset], [s["name"] for s in chosen], preset)
     for stage, kind, share in trainings(chosen):
         overrides: dict[str, Any] = {
             "dataset_dir": str(Path(data).absolute()),
@@ -312,28 +312,16 @@ def train(
             "preset": preset,
             "resume": resume,
         }
-        if max_iterations is not None:
-            overrides["max_iterations"] = max_iterations
-        if minutes is not None:
-            overrides["minutes"] = minutes * share
+        overrides |= length_of(max_iterations, minutes, share) | (dict(FAST) if fast else {})
         if progress is not None:
             overrides["progress"] = False  # its own bar
-        with plain_errors():
+        with memory_errors(preset), plain_errors():
             workflow = open_workflow(stage["bundle"], kind, preset, overrides)
             if progress is not None:
                 trainer = workflow.parser.get_parsed_content("train#trainer")
                 unit = "" if minutes is None else ", seconds"
                 report_iterations(trainer, f"{kind} {stage['name']}{unit}", progress)
             workflow.run()
-
-
-def trainings(stages: Sequence[StageEntry]) -> Iterator[tuple[StageEntry, str, float]]:
-    """Yield each stage with each of its training configs and that one's share of its minutes."""
-    for stage in stages:
-        kinds = stage.get("trainings", ["train"])
-        shares = stage.get("shares", [1.0] * len(kinds))
-        for kind, share in zip(kinds, shares, strict=True):
-            yield stage, kind, share / sum(shares)
 
 
 def check_data(pairs: PairSet | CompactSet, geometry: Geometry, preset: str) -> None:

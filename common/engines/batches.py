@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from common.engines.distributed import rank
 
 Batch = dict[str, Any]
+Device = str | torch.device | None
 DrawBatch = Callable[[torch.Generator], Batch]
 
 
@@ -21,6 +22,14 @@ def iteration_generator(seed: int, iteration: int) -> torch.Generator:
     """Return the CPU generator of one training iteration, equal in every run and process."""
     mixed = (seed * 0x9E3779B97F4A7C15 + iteration * 0xBF58476D1CE4E5B9) & 0x7FFFFFFFFFFFFFFF
     return torch.Generator().manual_seed(mixed)
+
+
+def moved(batch: Mapping[str, Any], device: Device, non_blocking: bool = False) -> Batch:
+    """Return a batch with its tensors on a device; what is there already stays as it is."""
+    return {
+        key: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
 
 
 def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:

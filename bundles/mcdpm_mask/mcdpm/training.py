@@ -15,6 +15,7 @@ from common.data.labels import LabelSchema
 from common.data.pictures import label_rows, save_rows
 from common.data.resize import resize_labels
 from common.engines.batches import IterationBatches
+from common.engines.device import data_device, on_device
 from common.engines.weights import load_weights
 from common.errors import MedpairError
 from mcdpm.batches import AugmentedVolumes
@@ -30,6 +31,7 @@ def training_volumes(
     seed: int = 0,
     flip: bool = True,
     num_classes: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> AugmentedVolumes:
     """Return the masks of a pair set at the network's in-plane size, to be deformed and mirrored.
 
@@ -42,6 +44,7 @@ def training_volumes(
         seed: fixes the deformations.
         flip: mirror left and right with label swap; W must be the left-right axis.
         num_classes: number of classes that the label code is for, compared with the schema's.
+        device: where the masks and their copies are kept if they fit; batches are drawn there.
 
     Raises:
         MedpairError: if the split is empty, or of another schema or number of classes.
@@ -57,7 +60,9 @@ def training_volumes(
     classes = data.schema.num_classes
     height, width = size
     labels = [resize_labels(torch.from_numpy(x), (height, width), classes) for x in data.labels]
-    lut = torch.from_numpy(np.asarray(data.schema.flip_lut)) if flip else None
+    place = data_device(device, data, copies)
+    labels = [label.to(place) for label in labels]
+    lut = torch.from_numpy(np.asarray(data.schema.flip_lut)).to(place) if flip else None
     return AugmentedVolumes(labels, lut, classes, copies, ranges or WarpRanges(), seed)
 
 
@@ -66,6 +71,8 @@ def start_network(
     device: str | torch.device,
     schema: str,
     initial_weights: str | None = None,
+    channels_last: bool = True,
+    compile: bool | str = False,
 ) -> nn.Module:
     """Return the denoiser ready for training.
 
@@ -74,14 +81,15 @@ def start_network(
         device: where it goes.
         schema: name of the label schema that it is trained for.
         initial_weights: weight file to start from; None keeps the fresh weights.
+        channels_last: see `on_device`.
+        compile: see `on_device`.
 
     Raises:
         MedpairError: for initial weights of another network or schema.
     """
     if initial_weights is not None:
         load_weights(network, initial_weights, schema=schema)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.train()
+    return on_device(network, device, channels_last, compile).train()
 
 
 class SamplePicture:
