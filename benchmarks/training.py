@@ -29,7 +29,7 @@ from common.io.usage import Usage
 from common.stages import open_workflow
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "before": {"ahead": 0, "channels_last": False, "precision": "fp32"},
+    "plain": {"ahead": 0, "channels_last": False, "precision": "fp32"},
     "as shipped": {},
     "ahead 0": {"ahead": 0},
     "channels_last false": {"channels_last": False},
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="pair set, its compact file, or phantom:...")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--trainings", default=",".join(TRAININGS))
-    parser.add_argument("--variants", default="before,as shipped", help=", ".join(VARIANTS))
+    parser.add_argument("--variants", default="ahead 0,as shipped", help=", ".join(VARIANTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=4, help="per round")
     parser.add_argument("--warm", type=int, default=3, help="updates before the first round")

@@ -45,7 +45,8 @@ class Budget:
         self.seconds = 60.0 * (minutes or 0.0)
         self.spent = 0.0  # seconds, as of the last finished update
         self._before, self._first, self._whole = 0.0, 0.0, False
-        self._asked = self._waited = 0.0  # when a batch was asked for, seconds waited for batches
+        self._asked = self._waited = 0.0  # when a batch was asked for, seconds waited for it
+        self._shortest = float("inf")  # update, in seconds
 
     @property
     def fraction(self) -> float:
@@ -89,34 +90,37 @@ class Budget:
         self._asked = self.clock()
 
     def _get(self) -> None:
-        self._waited += self.clock() - self._asked
+        self._waited = self.clock() - self._asked
 
     def _look(self, engine: Engine) -> None:
-        if self._whole and engine.state.iteration in (1, PROBE) and torch.cuda.is_available():
+        done, last = engine.state.iteration, self.spent
+        probing = self._whole and done <= PROBE
+        if probing and torch.cuda.is_available():
             torch.cuda.synchronize()  # the estimate must not time the queue
         self.spent = from_first(self.clock() - self._before)
-        if self._whole and engine.state.iteration <= PROBE:
-            self._probe(engine.state.iteration, engine.state.epoch_length)
+        if probing:
+            self._probe(done, self.spent - last, engine.state.epoch_length)
         if self.is_spent:
             engine.terminate()
 
-    def _probe(self, done: int, epoch: int) -> None:
+    def _probe(self, done: int, seconds: float, epoch: int) -> None:
         """Refuse a budget that does not last for an epoch, as soon as that is known.
 
-        The wait for batches does not count: the first ones may make what later ones keep.
+        The shortest update counts, without its wait for a batch: the first updates may compile,
+        and the first batches make what later ones keep.
         """
         if done == 1:
-            self._first, self._waited = self.spent, 0.0  # it may compile
+            self._first = seconds
+        self._shortest = min(self._shortest, seconds - from_first(self._waited))
         if done < PROBE and not self.is_spent:
             return
-        later = self.spent - self._first - self._waited
-        each = self._first if done == 1 else later / (done - 1)
-        needed = self._first + each * (epoch - 1)
+        needed = self._first + self._shortest * (epoch - 1)
         if needed > self.seconds and done < epoch:
             raise MedpairError(
                 f"minutes: {self.minutes:.3g} for this training, wanted at least "
                 f"{needed / 60:.3g} ({needed:.0f} s) for one epoch of {epoch} iterations at "
-                f"{each:.3g} s each; give more minutes, a smaller preset or a faster device"
+                f"{self._shortest:.3g} s each; give more minutes, a smaller preset or a faster "
+                "device"
             )
 
     def _validate(self, engine: Engine) -> None:
