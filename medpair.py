@@ -136,6 +136,8 @@ def train(
     out: StrPath,
     preset: str | None = None,
     max_iterations: int | None = None,
+    minutes: float | None = None,
+    fast: bool = False,
     resume: bool = True,
     stages: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -148,6 +150,8 @@ def train(
         out: folder for checkpoints and weights.
         preset: size (tiny, small, base); None takes the pipeline's default.
         max_iterations: stop each stage after so many iterations, at least 1.
+        minutes: wall-clock budget of each stage, instead of ``max_iterations``.
+        fast: compile the networks, fuse the optimiser, keep the scans on the device.
         resume: continue what ``out`` already holds.
         stages: names of the stages to train; None trains all.
         progress: called with (task, done, total).
@@ -166,6 +170,8 @@ def train(
         out=Path(out),
         preset=preset,
         max_iterations=max_iterations,
+        minutes=minutes,
+        fast=fast,
         resume=resume,
         stages=stages,
         progress=progress,

@@ -138,7 +138,7 @@ def export(
         str | None, typer.Argument(metavar="[ID]", help="One pair; default: all of them.")
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="nifti, dicom, monailabel or nnunet.")
+        str, typer.Option("--format", help="nifti, dicom, monailabel, nnunet or compact.")
     ] = "nifti",
     add: Annotated[list[Path] | None, typer.Option(help="nnunet: join this one, too.")] = None,
     test: Annotated[
@@ -149,10 +149,19 @@ def export(
     ] = None,
     dataset_id: Annotated[int, typer.Option(help="nnunet: XXX of DatasetXXX.")] = 501,
     folds: Annotated[int, typer.Option(help="nnunet: 1 validates on kept-back scans.")] = 1,
+    kept_back: Annotated[
+        bool, typer.Option("--kept-back", help="compact: the scans kept back, too.")
+    ] = False,
+    bits: Annotated[int, typer.Option(help="compact: of the images, 16 or 8.")] = 16,
 ) -> None:
-    """Write pairs on their scans' own grids, as DICOM, as studies, or as a data set of nnU-Net."""
+    """Write pairs on their scans' own grids, as DICOM, as studies, for nnU-Net, or as one file."""
     from common.data.datasets import PairSet
 
+    if form == "compact":
+        if pair is not None:
+            raise MedpairError(f"ID: {pair} with --format compact, wanted whole sets; leave it out")
+        _export_compact(pairset, out_dir, kept_back, bits)
+        return
     if form == "nnunet":
         if pair is not None:
             raise MedpairError(f"ID: {pair} with --format nnunet, wanted whole sets; leave it out")
@@ -169,6 +178,18 @@ def export(
 
             made = len(export_files(opened, out_dir, ids, form, progress))
     say(f"{made} pairs in {out_dir}")
+
+
+def _export_compact(pairset: Path, path: Path, kept_back: bool, bits: int) -> None:
+    from common.data.compact import CompactSet, write_compact
+    from common.data.datasets import PairSet
+
+    with shown(err) as progress:
+        opened = PairSet.open(pairset)
+        error = write_compact(opened, path, kept_back=kept_back, bits=bits, progress=progress)
+    size = path.stat().st_size / 1e6
+    held = len(CompactSet(path).lines())
+    say(f"{held} pairs in {path}: {size:.2f} MB, images within {error:.2g} of the pair set's")
 
 
 def _export_nnunet(

@@ -24,6 +24,12 @@ def train(
     out_dir: OutDir,
     preset: Preset = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Wall-clock budget of each stage; the schedule fits it.")
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="For GPUs: compiled, fused, scans on the device.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Continue what --out already holds.")] = True,
     stages: Annotated[str | None, typer.Option(help="Only these, as 'mask,image'.")] = None,
 ) -> None:
@@ -38,6 +44,8 @@ def train(
             out=out_dir,
             preset=preset,
             max_iterations=max_iterations,
+            minutes=minutes,
+            fast=fast,
             resume=resume,
             stages=stages.split(",") if stages else None,
             progress=progress,

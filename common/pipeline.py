@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from common.bundles import pipeline_file
+from common.data.compact import CompactSet, open_set
 from common.data.datasets import PairSet
 from common.engines.device import pick_device
 from common.engines.handlers import report_iterations
@@ -25,6 +26,7 @@ from common.running import Running
 from common.runs import Engine, run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors
+from common.training import FAST, check_training_memory, length_of, memory_errors, trainings
 
 ENGINES = ("local", "ray", "slurm-array")
 
@@ -297,53 +299,60 @@ def train(
     out: Path,
     preset: str | None = None,
     max_iterations: int | None = None,
+    minutes: float | None = None,
+    fast: bool = False,
     resume: bool = True,
     stages: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train the stages of a pipeline in order; called again, it continues.
 
-    A stage may name several ``trainings``, configs that are run in order.
+    A stage may name several ``trainings``, configs that are run in order, and their ``shares`` of
+    its minutes.
 
     Args:
         pipeline: name of a pipeline in `bundles/`.
-        data: pair set of real scans.
+        data: pair set of real scans, or its file of `medpair export --format compact`.
         out: gets a folder per bundle with checkpoints, logs, pictures and ``model.pt``.
         preset: size; None takes the pipeline's default.
         max_iterations: length of each stage's training; None takes the preset's.
+        minutes: wall-clock budget of each stage instead, see `common.engines.budget`.
+        fast: use `common.training.FAST`.
         resume: continue from the newest checkpoint.
         stages: names of the stages to train; None trains all.
-        progress: called with (training, done, total) after each iteration.
+        progress: called with (training, done, total) after each iteration; in seconds where
+            there are ``minutes``.
 
     Raises:
-        MedpairError: for unknown names, or data that do not fit the preset.
+        MedpairError: for unknown names, data that do not fit the preset, or too few minutes.
     """
+    length_of(max_iterations, minutes)  # both are refused before anything is read
     config = read_pipeline(pipeline)
     preset = preset or config["preset"]
     geometry = preset_geometry(config["presets"], preset)
-    check_data(PairSet.open(data), geometry, preset)
+    check_data(open_set(data), geometry, preset)
     chosen = choose_stages(config["stages"], stages)
-    steps = [(stage, kind) for stage in chosen for kind in stage.get("trainings", ["train"])]
-    for stage, kind in steps:
+    check_training_memory(config["presets"][preset], [s["name"] for s in chosen], preset)
+    for stage, kind, share in trainings(chosen):
         overrides: dict[str, Any] = {
             "dataset_dir": str(Path(data).absolute()),
             "output_dir": str(Path(out).absolute() / stage["bundle"]),
             "preset": preset,
             "resume": resume,
         }
-        if max_iterations is not None:
-            overrides["max_iterations"] = max_iterations
+        overrides |= length_of(max_iterations, minutes, share) | (dict(FAST) if fast else {})
         if progress is not None:
             overrides["progress"] = False  # its own bar
-        with plain_errors():
+        with memory_errors(preset), plain_errors():
             workflow = open_workflow(stage["bundle"], kind, preset, overrides)
             if progress is not None:
                 trainer = workflow.parser.get_parsed_content("train#trainer")
-                report_iterations(trainer, f"{kind} {stage['name']}", progress)
+                unit = "" if minutes is None else ", seconds"
+                report_iterations(trainer, f"{kind} {stage['name']}{unit}", progress)
             workflow.run()
 
 
-def check_data(pairs: PairSet, geometry: Geometry, preset: str) -> None:
+def check_data(pairs: PairSet | CompactSet, geometry: Geometry, preset: str) -> None:
     """Raise MedpairError unless a pair set has the schema and in-plane size of a preset."""
     size = pairs.size
     if pairs.schema.name != geometry.schema or size is None or size[1:] != geometry.size[1:]:

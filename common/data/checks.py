@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.data.labels import LabelSchema
 from common.errors import MedpairError
+
+if TYPE_CHECKING:
+    from common.data.datasets import Pair, Size
 
 
 def check_labels(label_VDHW: Tensor, num_classes: int) -> None:
@@ -42,3 +48,28 @@ def check_schema(found: LabelSchema, schema: str, num_classes: int) -> None:
             f"dataset: schema {found.name!r} ({found.num_classes} classes), the config is for "
             f"{schema!r} ({num_classes}); set schema and num_classes to fit"
         )
+
+
+def check_pair(pair: Pair, schema: LabelSchema, size: Size | None) -> None:
+    """Raise MedpairError unless a pair has one shape, finite values and labels of its schema.
+
+    Args:
+        pair: image and mask.
+        schema: of the pair set.
+        size: voxels (D, H, W) of the pair set; None where it differs from pair to pair.
+    """
+    shape = pair.label.shape
+    if pair.image.shape != shape or len(shape) != 3 or (size and tuple(shape) != size):
+        raise MedpairError(
+            f"pair {pair.id}: image {pair.image.shape} and mask {shape}, wanted one shape "
+            f"(D, H, W) {size or 'for both'}; correct the writer"
+        )
+    if not np.isfinite(pair.image).all():
+        raise MedpairError(f"pair {pair.id}: the image holds NaN or infinity, wanted finite values")
+    if int(pair.label.max(initial=0)) >= schema.num_classes:
+        raise MedpairError(
+            f"pair {pair.id}: label {int(pair.label.max())}, wanted 0..{schema.num_classes - 1} "
+            f"of schema {schema.name}"
+        )
+    if not pair.id or "/" in pair.id or pair.id.startswith("."):
+        raise MedpairError(f"pair '{pair.id}': wanted an id that can be a file name")

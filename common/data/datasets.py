@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.data.checks import check_pair
 from common.data.labels import LabelSchema
 from common.data.provenance import provenance_of
 from common.data.views import from_dhw, to_dhw
@@ -343,37 +344,13 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def check_pair(pair: Pair, schema: LabelSchema, size: Size | None) -> None:
-    """Raise MedpairError unless a pair has one shape, finite values and labels of its schema.
-
-    Args:
-        pair: image and mask.
-        schema: of the pair set.
-        size: voxels (D, H, W) of the pair set; None where it differs from pair to pair.
-    """
-    shape = pair.label.shape
-    if pair.image.shape != shape or len(shape) != 3 or (size and tuple(shape) != size):
-        raise MedpairError(
-            f"pair {pair.id}: image {pair.image.shape} and mask {shape}, wanted one shape "
-            f"(D, H, W) {size or 'for both'}; correct the writer"
-        )
-    if not np.isfinite(pair.image).all():
-        raise MedpairError(f"pair {pair.id}: the image holds NaN or infinity, wanted finite values")
-    if int(pair.label.max(initial=0)) >= schema.num_classes:
-        raise MedpairError(
-            f"pair {pair.id}: label {int(pair.label.max())}, wanted 0..{schema.num_classes - 1} "
-            f"of schema {schema.name}"
-        )
-    if not pair.id or "/" in pair.id or pair.id.startswith("."):
-        raise MedpairError(f"pair '{pair.id}': wanted an id that can be a file name")
-
-
 def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arrays:
     """Load the pairs of a split into memory.
 
     Args:
-        dataset_dir: a pair set's folder, or "phantom:<schema>[:<DxHxW>[:<n>]]" for phantoms that
-            are made on the spot (default 48x40x40 and 4).
+        dataset_dir: a pair set's folder, its file (`common.data.compact`), or
+            "phantom:<schema>[:<DxHxW>[:<n>]]" for phantoms that are made on the spot (default
+            48x40x40 and 4).
         split: "training", "validation", or None for both.
 
     Returns:
@@ -386,6 +363,10 @@ def load_arrays(dataset_dir: str | Path, split: str | None = "training") -> Arra
         from common.data.phantom import phantom_arrays
 
         return phantom_arrays(str(dataset_dir), split)
+    if Path(dataset_dir).is_file():
+        from common.data.compact import compact_arrays
+
+        return compact_arrays(dataset_dir, split)
     pairset = PairSet.open(dataset_dir)
     ids = pairset.ids(split)
     if not ids:

@@ -45,7 +45,9 @@ def export_files(
         MedpairError: for another format, an unknown id or damaged files.
     """
     if form not in LAYOUTS:
-        raise MedpairError(f"--format: {form}, wanted {', '.join(LAYOUTS)}, dicom or nnunet")
+        raise MedpairError(
+            f"--format: {form}, wanted {', '.join(LAYOUTS)}, dicom, nnunet or compact"
+        )
     chosen, told = list(ids or pairset.ids()), progress or silent
     written = []
     told("export", 0, len(chosen))

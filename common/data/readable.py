@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from common.data.datasets import Pair, PairSet, check_pair
+from common.data.checks import check_pair
+from common.data.datasets import Pair, PairSet
 from common.errors import MedpairError
 from common.io.manifest import sha256
 

@@ -121,6 +121,6 @@ def _resample(x_SCHW: Tensor, affine: Tensor, mode: str) -> Tensor:
     height, width = x_SCHW.shape[-2:]
     # the affine map turns in pixels, the sampling grid is in half sizes
     ratio = torch.tensor([[1.0, height / width, 1.0], [width / height, 1.0, 1.0]])
-    theta = (affine * ratio).expand(len(x_SCHW), -1, -1)
+    theta = (affine * ratio).to(x_SCHW.device).expand(len(x_SCHW), -1, -1)
     grid = F.affine_grid(theta, list(x_SCHW.shape), align_corners=False)
     return F.grid_sample(x_SCHW, grid, mode=mode, padding_mode="border", align_corners=False)

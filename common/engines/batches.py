@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.engines.distributed import rank
 
 Batch = dict[str, Any]
+Device = str | torch.device | None
 DrawBatch = Callable[[torch.Generator], Batch]
 
 
@@ -17,6 +22,31 @@ def iteration_generator(seed: int, iteration: int) -> torch.Generator:
     """Return the CPU generator of one training iteration, equal in every run and process."""
     mixed = (seed * 0x9E3779B97F4A7C15 + iteration * 0xBF58476D1CE4E5B9) & 0x7FFFFFFFFFFFFFFF
     return torch.Generator().manual_seed(mixed)
+
+
+def moved(batch: Mapping[str, Any], device: Device, non_blocking: bool = False) -> Batch:
+    """Return a batch with its tensors on a device; what is there already stays as it is."""
+    return {
+        key: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return standard normal noise of the shape and on the device of ``x``, float32.
+
+    On another device than the CPU it is drawn there, with a seed from ``generator``: a batch of
+    noise from the CPU would keep the device waiting.
+
+    Args:
+        x: gives shape and device.
+        generator: a CPU generator; equal ones give equal noise on one kind of device.
+    """
+    if x.device.type == "cpu":
+        return torch.randn(x.shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    there = torch.Generator(x.device).manual_seed(seed)
+    return torch.randn(x.shape, generator=there, device=x.device)
 
 
 def epoch_length(max_iterations: int, longest: int = 500) -> int:
@@ -32,10 +62,11 @@ class IterationBatches:
         draw: makes a batch from a generator; batches carry "iteration" for further draws.
         seed: the run's seed.
         epoch_length: batches per epoch (the unit of progress bars and validation intervals).
+        ahead: batches that a thread draws while the network trains, at least 0; they are the same.
     """
 
-    def __init__(self, draw: DrawBatch, seed: int, epoch_length: int) -> None:
-        self.draw, self.epoch_length = draw, epoch_length
+    def __init__(self, draw: DrawBatch, seed: int, epoch_length: int, ahead: int = 0) -> None:
+        self.draw, self.epoch_length, self.ahead = draw, epoch_length, ahead
         self.seed = seed + 1_000_003 * rank()  # every process of a distributed run draws its own
         self.iteration = 0
 
@@ -43,11 +74,35 @@ class IterationBatches:
         return self.epoch_length
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
-            iteration = self.iteration
+        for batch in made_ahead(self.make, self.iteration, self.ahead):
             self.iteration += 1
-            batch = self.draw(iteration_generator(self.seed, iteration))
-            yield batch | {"iteration": iteration, "seed": self.seed}
+            yield batch
+
+    def make(self, iteration: int) -> Batch:
+        """Return the batch of an iteration, counted from 0."""
+        batch = self.draw(iteration_generator(self.seed, iteration))
+        return batch | {"iteration": iteration, "seed": self.seed}
+
+
+def made_ahead(make: Callable[[int], Batch], first: int, ahead: int) -> Iterator[Batch]:
+    """Yield ``make(first)``, ``make(first + 1)``, ..., of which a thread makes some before.
+
+    Args:
+        make: makes a batch; called in order, and by one thread only.
+        first: number of the first batch.
+        ahead: batches that wait; 0 makes each when it is asked for.
+    """
+    if not ahead:
+        yield from map(make, count(first))
+    pool = ThreadPoolExecutor(1, "batches")
+    try:
+        waiting = deque(pool.submit(make, first + k) for k in range(ahead))
+        for number in count(first + ahead):
+            batch = waiting.popleft().result()
+            waiting.append(pool.submit(make, number))
+            yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class FixedBatches:

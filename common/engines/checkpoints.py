@@ -12,6 +12,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver, EMAHandler
 from torch import nn
 
+from common.engines.budget import budget_of
 from common.errors import MedpairError
 
 
@@ -56,26 +57,32 @@ def keep_average(ema: Ema) -> Ema:
 
 
 class Position:
-    """The trainer's iteration as a checkpoint entry; without epochs, so a run can be extended."""
+    """How far a trainer is, as a checkpoint entry; without epochs, so a run can be extended."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the number of finished iterations."""
-        return {"iteration": int(self.engine.state.iteration)}
+    def state_dict(self) -> dict[str, float]:
+        """Return the number of finished iterations and, with a budget, the seconds spent."""
+        budget = budget_of(self.engine)
+        spent = {} if budget is None else {"seconds": budget.spent}
+        return {"iteration": int(self.engine.state.iteration), **spent}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Set the trainer to a number of finished iterations."""
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Set the trainer to a number of finished iterations and its budget to what was spent."""
         length = self.engine.state.epoch_length
         self.engine.state.iteration = int(state["iteration"])
         self.engine.state.epoch = int(state["iteration"]) // length
+        budget = budget_of(self.engine)
+        if budget is not None:
+            budget.spent = float(state.get("seconds", 0.0))
 
 
 def run_trainer(trainer: Engine) -> None:
-    """Run a trainer to its last iteration; one that a checkpoint left there is not run again."""
+    """Run a trainer to its end; one that a checkpoint left there is not run again."""
+    budget = budget_of(trainer)
     last = trainer.state.max_epochs * trainer.state.epoch_length
-    if trainer.state.iteration < last:
+    if trainer.state.iteration < last and not (budget is not None and budget.is_spent):
         trainer.run()
 
 
@@ -87,6 +94,7 @@ class Resume:
         objects: what is saved, by name (networks, optimisers, EMA networks).
         every: iterations between two checkpoints; one more is written at the end.
         resume: False starts anew.
+        minutes: between two checkpoints of a trainer with a budget, instead of ``every``.
     """
 
     def __init__(
@@ -95,9 +103,11 @@ class Resume:
         objects: Mapping[str, Any],
         every: int = 500,
         resume: bool = True,
+        minutes: float = 5.0,
     ) -> None:
         self.folder = Path(output_dir) / "checkpoints"
         self.objects, self.every, self.resume = dict(objects), every, resume
+        self.minutes = minutes
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer and load the newest checkpoint."""
@@ -108,11 +118,17 @@ class Resume:
             n_saved=2,
             global_step_transform=lambda e, _: e.state.iteration,
         )
-        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.every), saver)
-        engine.add_event_handler(Events.COMPLETED, saver)
         newest = latest_checkpoint(self.folder) if self.resume else None
         if newest is not None:
             load_checkpoint(newest, everything)
+        budget = budget_of(engine)
+        if budget is None:
+            now_and_then = Events.ITERATION_COMPLETED(every=self.every)
+        else:
+            due = budget.every(self.minutes)
+            now_and_then = Events.ITERATION_COMPLETED(event_filter=due)
+        engine.add_event_handler(now_and_then, saver)
+        engine.add_event_handler(Events.COMPLETED, saver)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -61,6 +61,20 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def processes() -> int:
+    """Return the number of processes of this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def from_first(value: float) -> float:
+    """Return the number that the first process holds, in all processes."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    told = torch.tensor([value], dtype=torch.float64, device=local_device())
+    dist.broadcast(told, 0)
+    return float(told.item())
+
+
 class AverageGradients:
     """Average the gradients between backward and optimiser step.
 

@@ -16,6 +16,7 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from common.engines.batches import IterationBatches
+from common.engines.budget import budget_of
 from common.errors import MedpairError
 from common.io.atomic import append_jsonl
 from common.progress import Progress
@@ -53,8 +54,15 @@ class SeedIterations:
         torch.manual_seed(self.seed * 1_000_003 + engine.state.iteration)
 
 
+WARMUP_SHARE = 0.05
+"""Share of a budget after which warm-up ends at the latest."""
+
+
 class WarmupCosine:
     """Linear warm-up, then a cosine down to a share of the learning rate.
+
+    Where the trainer has a budget (`common.engines.budget`), the cosine follows the share of it
+    that is spent, and the warm-up ends after a twentieth of it at the latest.
 
     Args:
         optimizer: its groups' initial learning rates are the peaks.
@@ -80,8 +88,16 @@ class WarmupCosine:
         """Return the learning rate over its peak before iteration number ``iteration`` >= 1."""
         assert self.max_iterations is not None  # the trainer's, from its first iteration on
         done = min(1.0, iteration / max(1, self.max_iterations))
-        cosine = self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
-        return min(1.0, iteration / self.warmup) * cosine
+        return min(1.0, iteration / self.warmup) * self.cosine(done)
+
+    def factor_in_budget(self, iteration: int, done: float) -> float:
+        """Return it where a share ``done`` of a budget is spent, 0..1."""
+        warm = max(iteration / self.warmup, done / WARMUP_SHARE)
+        return min(1.0, warm) * self.cosine(done)
+
+    def cosine(self, done: float) -> float:
+        """Return the cosine from 1 to ``final`` at a share ``done`` of the training, 0..1."""
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -90,7 +106,11 @@ class WarmupCosine:
     def _set(self, engine: Engine) -> None:
         if self.max_iterations is None:
             self.max_iterations = engine.state.max_epochs * engine.state.epoch_length
-        factor = self.factor(engine.state.iteration)
+        budget, iteration = budget_of(engine), engine.state.iteration
+        if budget is None:
+            factor = self.factor(iteration)
+        else:
+            factor = self.factor_in_budget(iteration, budget.fraction)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
 
@@ -194,12 +214,17 @@ def report_iterations(engine: Engine, task: str, progress: Progress) -> None:
     Args:
         engine: one that knows its epochs and their length before it runs, as MONAI's do.
         task: its name.
-        progress: called with (task, done, total), in iterations; resumed ones count as done.
+        progress: called with (task, done, total), in iterations, or in seconds where a budget
+            ends the trainer; resumed ones count as done.
     """
 
     def tell() -> None:
-        state = engine.state
-        progress(task, state.iteration, state.max_epochs * state.epoch_length)
+        state, budget = engine.state, budget_of(engine)
+        if budget is None:
+            progress(task, state.iteration, state.max_epochs * state.epoch_length)
+        else:
+            total = math.ceil(budget.seconds)
+            progress(task, min(int(budget.spent), total) if not budget.is_spent else total, total)
 
     tell()
     engine.add_event_handler(Events.ITERATION_COMPLETED, tell)

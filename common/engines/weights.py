@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from common.engines.device import on_device
 from common.errors import MedpairError
 from common.io.atomic import atomic_path, write_json
 from common.io.manifest import sha256
@@ -92,6 +93,8 @@ def start_network(
     device: str | torch.device,
     schema: str,
     initial_weights: str | None = None,
+    channels_last: bool = True,
+    compile: bool | str = False,
 ) -> nn.Module:
     """Return a network ready for training.
 
@@ -100,14 +103,15 @@ def start_network(
         device: where it goes.
         schema: name of the label schema that it is trained for.
         initial_weights: weight file to start from; None keeps the fresh weights.
+        channels_last: see `on_device`.
+        compile: see `on_device`.
 
     Raises:
         MedpairError: for initial weights of another network or schema.
     """
     if initial_weights is not None:
         load_weights(network, initial_weights, schema=schema)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.train()
+    return on_device(network, device, channels_last, compile).train()
 
 
 def keep_weights(path: Path) -> None:

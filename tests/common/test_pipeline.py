@@ -122,6 +122,32 @@ def test_a_stage_with_several_trainings_runs_them_in_order(
     assert told == [(name, done, 3) for name in names for done in range(4)]
 
 
+def test_minutes_of_a_stage_are_shared_by_its_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_phantom_set(tmp_path / "p", "brain4", (48, 40, 40), 1, 0, (4.0, 4.0, 4.0))
+    minutes: list[tuple[str, float]] = []
+
+    def open_workflow(bundle: str, kind: str, preset: str, overrides: dict[str, Any]) -> Any:
+        assert "max_iterations" not in overrides
+        minutes.append((bundle, overrides["minutes"]))
+        return SimpleNamespace(run=lambda: None)
+
+    monkeypatch.setattr(pipeline, "open_workflow", open_workflow)
+    pipeline.train("gem3d", data=tmp_path / "p", out=tmp_path / "w", minutes=30)
+    pipeline.train("medgen3d", data=tmp_path / "p", out=tmp_path / "w", minutes=30)
+    whole = [("mcdpm_mask", 30), ("vid2vid_image", 30), ("sdm_refiner", 30)]
+    assert minutes[0] == ("mcdpm_mask", 30)
+    assert minutes[5:] == whole
+    assert [bundle for bundle, _ in minutes[1:5]] == ["gem3d_volume"] * 4
+    assert sum(part for _, part in minutes[1:5]) == pytest.approx(30)
+
+
+def test_minutes_and_iterations_together_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MedpairError, match="wanted one of them"):
+        pipeline.train("gem3d", data=tmp_path, out=tmp_path, minutes=3, max_iterations=3)
+
+
 def test_a_training_that_fails_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

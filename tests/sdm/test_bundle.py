@@ -69,7 +69,7 @@ def run(kind: str, folder: Path, **changes: Any) -> None:
 
 
 def train(folder: Path, iterations: int, *, tracking: bool = False, **changes: Any) -> None:
-    options = {**SHORT, "max_iterations": iterations, "train::handlers::10::every": 2, **changes}
+    options = {**SHORT, "max_iterations": iterations, "train::handlers::12::every": 2, **changes}
     if not tracking:
         options["train::handlers::7::_disabled_"] = True
     run("train", folder, **options)

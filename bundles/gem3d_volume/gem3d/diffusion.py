@@ -19,7 +19,7 @@ from common.diffusion.schedules import (
     draw_timesteps,
     training_target,
 )
-from common.engines.batches import iteration_generator
+from common.engines.batches import iteration_generator, moved, noise_like
 from common.errors import MedpairError
 from gem3d.conditions import MaskEncoding
 
@@ -113,12 +113,13 @@ class PrepareWindowBatch:
 
         The last channel of the target is its weight: 0 for slices that are given clean.
         """
-        d, x_0, known = self.diffusion, batchdata["latent"], batchdata["known"]
+        batch = moved(batchdata, device, non_blocking)  # masks and noise are made there
+        d, x_0, known = self.diffusion, batch["latent"], batch["known"]
         windows, slices = x_0.shape[:2]
         generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
-        t = d.draw_times(windows, slices, generator)
-        mask_kept, informed_kept = d.draw_kept(windows, generator)
-        eps = torch.randn(x_0.shape, generator=generator)
+        t = d.draw_times(windows, slices, generator).to(x_0.device)
+        mask_kept, informed_kept = (x.to(x_0.device) for x in d.draw_kept(windows, generator))
+        eps = noise_like(x_0, generator)
         flat = t.flatten()
         x_t = add_noise(d.schedule, x_0.flatten(0, 1), eps.flatten(0, 1), flat).view_as(x_0)
         target = training_target(
@@ -127,23 +128,11 @@ class PrepareWindowBatch:
         given = known[:, :, None, None, None]
         x_t = torch.where(given, x_0, x_t)
         weight = (~given).expand(-1, -1, 1, *x_0.shape[-2:]).to(target)
-        mask = self.encoding(batchdata["label"].to(device))
+        mask = self.encoding(batch["label"])
         mask = mask * mask_kept[:, None, None, None, None].to(mask)
-        informed = batchdata["informed"] * informed_kept[:, None, None, None]
-        x_t, target, *more = (
-            value.to(device, non_blocking=non_blocking)
-            for value in (
-                x_t,
-                torch.cat([target, weight], dim=2),
-                t.float(),
-                informed,
-                batchdata["offset"],
-                batchdata["position"],
-                known,
-            )
-        )
-        time, *conditions = more
-        return x_t, target, (time, mask, *conditions), {}
+        informed = batch["informed"] * informed_kept[:, None, None, None]
+        conditions = (t.float(), mask, informed, batch["offset"], batch["position"], known)
+        return x_t, torch.cat([target, weight], dim=2), conditions, {}
 
 
 class WindowLoss(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from common.engines.device import on_device
 from common.engines.weights import load_weights, save_weights
 from common.errors import MedpairError
 from common.networks.single import LAST_STEP, SingleInput, label_volumes
@@ -117,12 +118,23 @@ def load_autoencoder(
 
 
 def on_latents(
-    network: VolumeDenoiser | SliceGenerator, autoencoder: SliceAutoencoder, device: str
-) -> VolumeDenoiser | SliceGenerator:
-    """Return a network to be trained on the autoencoder's latents; it remembers their scale."""
+    network: VolumeDenoiser | SliceGenerator,
+    autoencoder: SliceAutoencoder,
+    device: str,
+    channels_last: bool = True,
+    compile: bool | str = False,
+) -> nn.Module:
+    """Return a network to be trained on the autoencoder's latents; it remembers their scale.
+
+    Args:
+        network: to be trained.
+        autoencoder: makes the latents.
+        device: where the network goes.
+        channels_last: see `common.engines.device.on_device`.
+        compile: see there.
+    """
     take_scale(network, autoencoder)
-    network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
+    return on_device(network, device, channels_last, compile)
 
 
 def take_scale(network: OnLatents, autoencoder: SliceAutoencoder) -> None:

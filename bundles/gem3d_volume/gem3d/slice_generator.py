@@ -21,7 +21,7 @@ from common.diffusion.schedules import (
     select_timesteps,
     training_target,
 )
-from common.engines.batches import Batch, iteration_generator
+from common.engines.batches import Batch, iteration_generator, moved, noise_like
 from common.engines.inferers import AutocastInferer
 from common.networks.embedding import ConditionEmbedding, sinusoid
 from common.networks.monai_unet import MonaiUNet, check_network
@@ -165,16 +165,13 @@ class PrepareLatentSlices:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...], dict[str, Any]]:
         """Return x_t, target, further arguments and keyword arguments."""
         generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
-        x_0 = batchdata["latent"]
-        t = draw_timesteps(self.schedule.T, len(x_0), self.noise_emphasis, generator)
-        eps = torch.randn(x_0.shape, generator=generator)
+        batch = moved(batchdata, device, non_blocking)  # noise is made there
+        x_0 = batch["latent"]
+        t = draw_timesteps(self.schedule.T, len(x_0), self.noise_emphasis, generator).to(x_0.device)
+        eps = noise_like(x_0, generator)
         x_t = add_noise(self.schedule, x_0, eps, t)
         target = training_target(self.schedule, x_0, eps, t, self.prediction)
-        x_t, target, time, position = (
-            value.to(device, non_blocking=non_blocking)
-            for value in (x_t, target, t.float(), batchdata["position"])
-        )
-        return x_t, target, (time, position), {}
+        return x_t, target, (t.float(), batch["position"]), {}
 
 
 @torch.no_grad()

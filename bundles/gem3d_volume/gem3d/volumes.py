@@ -16,6 +16,7 @@ from common.data.checks import check_schema
 from common.data.datasets import Arrays
 from common.data.slice_augment import AugmentRanges, change_images, change_labels, draw_change
 from common.engines.batches import Batch, iteration_generator
+from common.engines.device import data_device
 
 BACKGROUND = -1.0
 
@@ -88,6 +89,7 @@ def training_volumes(
     copies: int = 0,
     ranges: AugmentRanges | None = None,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Volumes:
     """Return the scans of a pair set, padded in plane to what the autoencoder takes.
 
@@ -99,14 +101,16 @@ def training_volumes(
         copies: changed copies per scan, 0 for none.
         ranges: ranges of the changes.
         seed: fixes the changes.
+        device: where the scans and their copies are kept if they fit; changes are made there.
 
     Raises:
         MedpairError: if the data are of another schema.
     """
     check_schema(data.schema, schema, num_classes)
-    images = [pad_in_plane(to_image(image), factor, BACKGROUND) for image in data.images]
-    labels = [pad_in_plane(torch.as_tensor(label), factor, 0) for label in data.labels]
-    lut = torch.as_tensor(data.schema.flip_lut)
+    place = data_device(device, data, copies)
+    images = [pad_in_plane(to_image(image), factor, BACKGROUND).to(place) for image in data.images]
+    labels = [pad_in_plane(torch.as_tensor(label), factor, 0).to(place) for label in data.labels]
+    lut = torch.as_tensor(data.schema.flip_lut).to(place)
     return Volumes(images, labels, lut, num_classes, copies, ranges or AugmentRanges(), seed)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from common.engines.batches import Batch
+from common.engines.batches import Batch, noise_like
 from common.errors import MedpairError
 from gem3d.autoencoder import SliceAutoencoder, in_parts
 from gem3d.conditions import informed_maps
@@ -32,13 +32,14 @@ class LatentVolumes:
     _made: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return latents (D, C, h, w) and labels (D, H, W) of one scan or copy, on the CPU."""
+        """Return latents (D, C, h, w) and labels (D, H, W) of one scan or copy."""
         return self.of(self.volumes.draw(generator))
 
     def of(self, volume: Volume) -> tuple[Tensor, Tensor]:
         """Return latents (D, C, h, w) and labels (D, H, W) of a volume."""
         if volume.key not in self._made:
-            self._made[volume.key] = encode_volume(self.autoencoder, volume.image_DHW).cpu()
+            latents = encode_volume(self.autoencoder, volume.image_DHW)
+            self._made[volume.key] = latents.to(volume.image_DHW.device)  # where the scans are
         return self._made[volume.key], volume.label_DHW
 
 
@@ -77,7 +78,7 @@ class InformedDraw:
     def disturbed(self, latent_Chw: Tensor, generator: torch.Generator) -> Tensor:
         """Return the informed slice as the network gets to see it."""
         u = torch.rand(2, generator=generator).tolist()
-        noise = torch.randn(latent_Chw.shape, generator=generator)
+        noise = noise_like(latent_Chw, generator)
         return latent_Chw + (self.noise * u[1] if u[0] < self.noisy else 0.0) * noise
 
 

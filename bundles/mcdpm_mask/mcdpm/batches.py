@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.data.augment import WarpRanges, draw_warp, warp_grid, warp_labels
-from common.engines.batches import Batch, iteration_generator
+from common.engines.batches import Batch, iteration_generator, noise_like
 from common.errors import MedpairError
 
 
@@ -88,7 +88,8 @@ class AugmentedVolumes:
             generator = iteration_generator(self.seed + 1 + index, copy)
             label = self.labels[index]
             size = (label.shape[0], label.shape[1], label.shape[2])
-            grid = warp_grid(draw_warp(self.ranges, generator), size, range(size[0]))
+            warp = draw_warp(self.ranges, generator).to(label.device)
+            grid = warp_grid(warp, size, range(size[0]))
             self._made[index, copy] = warp_labels(label, grid, self.num_classes)
         return self._made[index, copy]
 
@@ -169,6 +170,6 @@ def disturb_borders(label_SHW: Tensor, num_classes: int, generator: torch.Genera
     """
     one_hot = F.one_hot(label_SHW.long(), num_classes).movedim(-1, 1).float()
     blurred = F.avg_pool2d(one_hot, 3, stride=1, padding=1, count_include_pad=False)
-    noise = torch.randn(blurred.shape, generator=generator) * 0.15
+    noise = noise_like(blurred, generator) * 0.15
     scores = 0.4 * one_hot + 0.6 * blurred + noise * (blurred * (1 - blurred) > 0)
     return scores.argmax(dim=1).to(torch.uint8)

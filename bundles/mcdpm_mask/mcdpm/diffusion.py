@@ -20,7 +20,7 @@ from common.diffusion.schedules import (
     draw_timesteps,
     training_target,
 )
-from common.engines.batches import iteration_generator
+from common.engines.batches import iteration_generator, moved, noise_like
 from common.errors import MedpairError
 from common.kernels import assemble_window
 from mcdpm.codec import LabelCodec
@@ -113,21 +113,17 @@ class PrepareMaskBatch:
         """
         d = self.diffusion
         generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
-        x_0 = d.codec.encode(batchdata["label"])
-        condition = d.codec.encode(batchdata["condition"])
-        t = d.draw_timesteps(len(x_0), generator)
-        eps = torch.randn(x_0.shape, generator=generator)
-        condition = condition + d.condition_noise * torch.randn(x_0.shape, generator=generator)
+        batch = moved(batchdata, device, non_blocking)  # codes and noise are made there
+        x_0, known = d.codec.encode(batch["label"]), batch["known"]
+        t = d.draw_timesteps(len(x_0), generator).to(x_0.device)
+        eps = noise_like(x_0, generator)
+        condition = d.codec.encode(batch["condition"])
+        condition = condition + d.condition_noise * noise_like(x_0, generator)
         x_t = add_noise(d.schedule, x_0, eps, t)
-        target = self._target(batchdata["label"], x_0, eps, t)
-        known = batchdata["known"]
+        target = self._target(batch["label"], x_0, eps, t)
         weight = (~known).to(target.dtype)[:, :, None, None, None]
         target = torch.cat([target, weight.expand_as(target[:, :, :1])], dim=2)
-        moved = [
-            value.to(device, non_blocking=non_blocking)
-            for value in (network_input(x_t, condition, known), target, t, batchdata["position"])
-        ]
-        return moved[0], moved[1], (moved[2].float(), moved[3]), {}
+        return network_input(x_t, condition, known), target, (t.float(), batch["position"]), {}
 
     def _target(self, label: Tensor, x_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         if self.diffusion.prediction == "logits":

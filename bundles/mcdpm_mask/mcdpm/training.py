@@ -15,6 +15,7 @@ from common.data.labels import LabelSchema
 from common.data.pictures import label_rows, save_rows
 from common.data.resize import resize_labels
 from common.engines.batches import IterationBatches
+from common.engines.device import data_device
 from common.errors import MedpairError
 from mcdpm.batches import AugmentedVolumes
 from mcdpm.sampler import MaskSampler
@@ -29,6 +30,7 @@ def training_volumes(
     seed: int = 0,
     flip: bool = True,
     num_classes: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> AugmentedVolumes:
     """Return the masks of a pair set at the network's in-plane size, to be deformed and mirrored.
 
@@ -41,6 +43,7 @@ def training_volumes(
         seed: fixes the deformations.
         flip: mirror left and right with label swap; W must be the left-right axis.
         num_classes: number of classes that the label code is for, compared with the schema's.
+        device: where the masks and their copies are kept if they fit; batches are drawn there.
 
     Raises:
         MedpairError: if the split is empty, or of another schema or number of classes.
@@ -56,7 +59,9 @@ def training_volumes(
     classes = data.schema.num_classes
     height, width = size
     labels = [resize_labels(torch.from_numpy(x), (height, width), classes) for x in data.labels]
-    lut = torch.from_numpy(np.asarray(data.schema.flip_lut)) if flip else None
+    place = data_device(device, data, copies)
+    labels = [label.to(place) for label in labels]
+    lut = torch.from_numpy(np.asarray(data.schema.flip_lut)).to(place) if flip else None
     return AugmentedVolumes(labels, lut, classes, copies, ranges or WarpRanges(), seed)
 
 

@@ -20,7 +20,7 @@ from common.diffusion.schedules import (
     draw_timesteps,
     training_target,
 )
-from common.engines.batches import iteration_generator
+from common.engines.batches import iteration_generator, moved, noise_like
 from common.errors import MedpairError
 from sdm.learned_sigma import pack, unpack, variational_bound
 from sdm.slices import one_hot_windows
@@ -90,7 +90,7 @@ class SliceDiffusion:
             eps' for the chosen slices, eps for the others.
         """
         low, high = self.before_range
-        chosen = torch.rand(len(t), generator=generator) < self.before_share
+        chosen = torch.rand(len(t), generator=generator).to(t.device) < self.before_share
         chosen = (chosen & (low <= t) & (t < high)).view(-1, 1, 1, 1)
         alpha, sigma = (a.to(eps).view(-1, 1, 1, 1) for a in self.schedule.alpha_sigma(t))
         return torch.where(chosen, eps + alpha / sigma * (before - x_0), eps)
@@ -122,23 +122,19 @@ class PrepareSliceBatch:
         """
         d = self.diffusion
         generator = iteration_generator(int(batchdata["seed"]) + 1, int(batchdata["iteration"]))
-        x_0 = batchdata["image"]
-        t = d.draw_timesteps(len(x_0), generator)
-        eps = torch.randn(x_0.shape, generator=generator)
-        kept = torch.rand(len(x_0), generator=generator) >= d.mask_dropout
-        if "before" in batchdata:
-            eps = d.noise_from(x_0, batchdata["before"], eps, t, generator)
+        batch = moved(batchdata, device, non_blocking)  # masks and noise are made there
+        x_0 = batch["image"]
+        t = d.draw_timesteps(len(x_0), generator).to(x_0.device)
+        eps = noise_like(x_0, generator)
+        kept = (torch.rand(len(x_0), generator=generator) >= d.mask_dropout).to(x_0.device)
+        if "before" in batch:
+            eps = d.noise_from(x_0, batch["before"], eps, t, generator)
         x_t = add_noise(d.schedule, x_0, eps, t)
         target = training_target(d.schedule, x_0, eps, t, d.prediction)
         if d.learned_sigma:
             target = pack(target, x_0, x_t, t)
-        label, position = batchdata["label"], batchdata["position"]
-        x_t, target, t, kept, label, position = (
-            value.to(device, non_blocking=non_blocking)
-            for value in (x_t, target, t, kept, label, position)
-        )
-        mask = one_hot_windows(label, self.num_classes) * kept[:, None, None, None]
-        return x_t, target, (t.float(), mask, position, batchdata["view"]), {}
+        mask = one_hot_windows(batch["label"], self.num_classes) * kept[:, None, None, None]
+        return x_t, target, (t.float(), mask, batch["position"], batch["view"]), {}
 
 
 class SliceLoss(nn.Module):

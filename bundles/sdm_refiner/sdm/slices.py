@@ -19,6 +19,7 @@ from common.data.datasets import Arrays
 from common.data.slice_augment import AugmentRanges, change_images, change_labels, draw_change
 from common.data.views import from_slices, to_slices, view_names
 from common.engines.batches import Batch
+from common.engines.device import data_device
 from common.errors import MedpairError
 from common.kernels import one_hot
 from common.networks.embedding import slice_positions
@@ -109,6 +110,7 @@ class SliceBatches:
         views: the views to draw from.
         before: images of the same masks to be refined, see `sdm.data.images_to_refine`; None for
             none.
+        device: where the volumes are kept if they fit; batches are cut and changed there.
 
     Raises:
         MedpairError: if the data are of another schema or number of classes, or a view is unknown.
@@ -125,6 +127,7 @@ class SliceBatches:
         augment: AugmentRanges | None = None,
         views: tuple[str, ...] | list[str] = ("axial", "coronal", "sagittal"),
         before: Sequence[np.ndarray] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         check_schema(data.schema, schema, num_classes)
         self.planes = view_names(data.schema.slice_axis)
@@ -140,6 +143,9 @@ class SliceBatches:
         if before is not None:
             changed, _ = stack_volumes(replace(data, images=list(before)), stride)
             self.image = torch.cat([self.image, changed], dim=1)
+        place = data_device(device, data)
+        self.image, self.label = self.image.to(place), self.label.to(place)
+        self.flip_lut = self.flip_lut.to(place)
 
     def __call__(self, generator: torch.Generator) -> Batch:
         """Return one batch.
@@ -161,7 +167,7 @@ class SliceBatches:
         k = int(torch.randint(n, (), generator=generator))
         window = (torch.arange(-self.context, self.context + 1) + k).clamp(0, n - 1)
         image = self.image[volume].select(1 + axis, k)[None]
-        label = self.label[volume].index_select(axis, window).movedim(axis, 0)
+        label = self.label[volume].index_select(axis, window.to(self.label.device)).movedim(axis, 0)
         if self.augment is not None:
             change = draw_change(self.augment, generator)
             if axis == 2 and change.mirror:

@@ -6,7 +6,7 @@ K classes, D, H, W volume size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from common.data.slice_augment import (
     draw_change,
 )
 from common.engines.batches import Batch, IterationBatches, iteration_generator
+from common.engines.device import data_device
 from common.errors import MedpairError
 from vid2vid.flow import ReferenceFlow, cached_flows
 from vid2vid.generator import SliceGenerator
@@ -57,6 +58,10 @@ class SequenceBatch:
     style: Tensor
     flow: Tensor | None = None
     flow_weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Sequences B."""
+        return len(self.label)
 
     @property
     def current(self) -> Tensor:
@@ -97,18 +102,19 @@ class SequenceBatches(IterationBatches):
         dataset: what sequences are drawn from.
         seed: the run's seed.
         epoch_length: batches per epoch.
+        ahead: batches that a thread draws before they are wanted.
     """
 
-    def __init__(self, dataset: SequenceDataset, seed: int, epoch_length: int) -> None:
-        super().__init__(lambda _: {}, seed, epoch_length)
+    def __init__(
+        self, dataset: SequenceDataset, seed: int, epoch_length: int, ahead: int = 0
+    ) -> None:
+        super().__init__(lambda _: {}, seed, epoch_length, ahead)
         self.dataset = dataset
 
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            iteration = self.iteration
-            self.iteration += 1
-            batch = self.dataset.batch(iteration, iteration_generator(self.seed, iteration))
-            yield {"sequences": batch, "iteration": iteration, "seed": self.seed}
+    def make(self, iteration: int) -> Batch:
+        """Return the batch of an iteration, counted from 0."""
+        batch = self.dataset.batch(iteration, iteration_generator(self.seed, iteration))
+        return {"sequences": batch, "iteration": iteration, "seed": self.seed}
 
 
 class SequenceDataset:
@@ -123,6 +129,7 @@ class SequenceDataset:
         first_slice: share of sequences that start without a past.
         augment: random changes.
         flows: a reference flow per volume (see `vid2vid.flow`), empty for none.
+        device: where the volumes are kept if they fit; sequences are cut and changed there.
     """
 
     def __init__(
@@ -136,14 +143,15 @@ class SequenceDataset:
         first_slice: float = 0.25,
         augment: AugmentRanges | None = None,
         flows: Sequence[ReferenceFlow] = (),
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.data = data
+        self.data, place = data, data_device(device, data)
         self.images = [to_network_range(torch.as_tensor(image)) for image in data.images]
         self.labels = [torch.as_tensor(label) for label in data.labels]
         if not self.labels:
             raise MedpairError("dataset: 0 volumes, wanted 1 or more; check dataset_dir and split")
         self.num_classes = data.schema.num_classes
-        self.flip_lut = torch.as_tensor(data.schema.flip_lut)
+        self.flip_lut = torch.as_tensor(data.schema.flip_lut).to(place)
         self.past_labels, self.ahead_labels = past_labels, ahead_labels
         self.past_images, self.lengths = past_images, [tuple(pair) for pair in lengths]
         self.slices_per_batch, self.first_slice = slices_per_batch, first_slice
@@ -152,7 +160,9 @@ class SequenceDataset:
             label_medians(image, label, self.num_classes)
             for image, label in zip(self.images, self.labels, strict=True)
         ]
-        self.styles = torch.stack(medians)
+        self.styles = torch.stack(medians).to(place)
+        self.images = [image.to(place) for image in self.images]
+        self.labels = [label.to(place) for label in self.labels]
 
     def __len__(self) -> int:
         """Volumes."""
@@ -232,6 +242,7 @@ def training_sequences(
     slices_per_batch: int = 32,
     first_slice: float = 0.25,
     augment: AugmentRanges | None = None,
+    device: torch.device | str = "cpu",
 ) -> SequenceDataset:
     """Return the training sequences for a network, and give the network the styles of the data.
 
@@ -245,6 +256,7 @@ def training_sequences(
         slices_per_batch: slices of a batch.
         first_slice: share of sequences without a past.
         augment: random changes.
+        device: where the volumes are kept, see `SequenceDataset`.
 
     Raises:
         MedpairError: if the data are of another schema or have another number of channels.
@@ -261,8 +273,9 @@ def training_sequences(
         first_slice=first_slice,
         augment=augment,
         flows=cached_flows(images, flow_reference, cache_dir),
+        device=device,
     )
-    mean, factor = fit_styles(dataset.styles)
+    mean, factor = fit_styles(dataset.styles.cpu())
     network.style_mean.copy_(mean)
     network.style_factor.copy_(factor)
     return dataset

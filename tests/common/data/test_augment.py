@@ -1,7 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 
 from common.data.augment import WarpRanges, draw_warp, warp_grid, warp_labels
 from common.data.phantom import make_phantom
@@ -94,3 +96,18 @@ def test_some_slices_are_warped_as_in_the_whole_volume() -> None:
 def test_a_draw_depends_on_its_generator_alone() -> None:
     assert torch.equal(grid(WarpRanges(), 2), grid(WarpRanges(), 2))
     assert not torch.equal(grid(WarpRanges(), 2), grid(WarpRanges(), 3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_labels_are_those_of_scipys_cubic_splines(seed: int) -> None:
+    _, label = brain()
+    places = grid(WarpRanges(rotate=12, scale=0.15, shift=3, elastic=1.5), seed)
+    half = (np.array(SIZE) - 1) / 2
+    voxels = ((places.numpy()[..., ::-1] + 1) * half).transpose(3, 0, 1, 2)
+    scores = np.zeros((6, *SIZE), np.float32)
+    for k in range(6):
+        one = (label.numpy() == k).astype(np.float32)
+        map_coordinates(one, voxels, output=scores[k], order=3, mode="nearest")
+    expected = scores.argmax(axis=0)
+    assert len(np.unique(expected)) >= 5
+    np.testing.assert_array_equal(warp_labels(label, places, 6).numpy(), expected)

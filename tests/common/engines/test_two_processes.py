@@ -101,6 +101,47 @@ def test_five_updates_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     assert set(saved) == set(whole)  # no prefix "module."
 
 
+BUDGET = """
+import sys
+import torch
+from ignite.engine import Engine
+from torch import nn
+from common.engines.budget import Budget
+from common.engines.distributed import average_gradients, rank, start, stop
+from common.engines.handlers import WarmupCosine
+
+start()
+torch.manual_seed(0)
+network = nn.Linear(3, 1)
+optimizer = torch.optim.SGD(network.parameters(), 0.1)
+clock = {"now": 0.0}
+
+def step(engine, batch):
+    clock["now"] += 1.0 + rank()  # the second process believes that it is twice as slow
+    optimizer.zero_grad()
+    network(torch.randn(4, 3)).square().sum().backward()
+    average_gradients(network)
+    optimizer.step()
+
+trainer = Engine(step)
+trainer.state.max_epochs, trainer.state.epoch_length = 1, 4
+for handler in (WarmupCosine(optimizer, warmup=2), Budget(0.2, clock=lambda: clock["now"])):
+    handler.attach(trainer)
+trainer.run(iter(range(100)), max_epochs=trainer.state.max_epochs)
+made = {"weights": network.state_dict(), "updates": trainer.state.iteration}
+torch.save(made | {"rate": optimizer.param_groups[0]["lr"]}, f"{sys.argv[1]}/{rank()}.pt")
+stop()
+"""
+
+
+def test_processes_end_together_by_the_clock_of_the_first(tmp_path: Path) -> None:
+    in_two_processes(["-c", BUDGET, str(tmp_path)], tmp_path)
+    one, other = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in range(2))
+    assert one["updates"] == other["updates"] == 12
+    assert one["rate"] == other["rate"]
+    assert all(torch.equal(one["weights"][k], other["weights"][k]) for k in one["weights"])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="two processes want two devices")
 def test_a_bundle_trains_in_two_processes(tmp_path: Path) -> None:
     out = tmp_path / "out"
