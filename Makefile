@@ -25,7 +25,7 @@ help:
 	@echo "make lint        ruff, format check, mypy strict, import rules"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into build/site, warnings are errors; open build/site/index.html"
-	@echo "make bench       time the pipeline and check that equal seeds give equal bytes"
+	@echo "make bench       time steps, volumes, kernels and the pipeline, beside plain code (10 minutes); equal seeds give equal bytes"
 	@echo "make mlflow      open MLflow on 127.0.0.1 for the training in RUN=<output_dir>, PORT=$(PORT)"
 	@echo "make label       start MONAI Label on 127.0.0.1 with the bundles and the scans in STUDIES=<folder>, LABEL_PORT=$(LABEL_PORT)"
 	@echo "make test-label  drive a real MONAI Label server (its environment: 4 minutes, 4 GB, once)"
@@ -77,9 +77,22 @@ $(VENV)/.docs: $(VENV)/.setup
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
 
+# each benchmark also runs alone; on a machine with CUDA all of them take it
+BENCH := $(BIN)/python benchmarks
 bench: $(VENV)/.setup
 	rm -rf $(OUT)/bench
-	$(BIN)/python benchmarks/generate.py --out $(OUT)/bench
+	mkdir -p $(OUT)/bench
+	$(BENCH)/r1_step.py --out $(OUT)/bench/r1_step.json
+	$(BENCH)/r1_step.py --precision bf16 --out $(OUT)/bench/r1_step_bf16.json
+	$(BENCH)/r2_mask.py --out $(OUT)/bench/r2_mask.json
+	$(BENCH)/refiner.py --out $(OUT)/bench/r3_refiner.json
+	$(BENCH)/r4_volume.py --out $(OUT)/bench/r4_volume.json
+	$(BENCH)/r7_depth.py --out $(OUT)/bench/r7_depth.json
+	$(BENCH)/r8_kernels.py --out $(OUT)/bench/r8_kernels.json
+	$(BENCH)/r9_cold_start.py --out $(OUT)/bench/r9_cold_start.json
+	$(BENCH)/profile_stages.py --out $(OUT)/bench/profile.json
+	$(BENCH)/speed_table.py $(OUT)/bench --out $(OUT)/bench/speed.md
+	$(BENCH)/generate.py --out $(OUT)/bench/generate
 
 $(VENV)/.mlflow: $(VENV)/.setup
 	$(PIP_INSTALL) -e ".[mlflow]"

@@ -1,7 +1,7 @@
 """R4: GEM-3D volumes in lock-step against the same network in a plain loop.
 
 Same weights (random where none ship), noise, windows and steps. The plain loop makes one window
-after the other at batch one and encodes the masks of every window again, as the released code does.
+after the other at batch one, as the released code does.
 
     python benchmarks/r4_volume.py --size 24x40x40 --volumes 2 --out r4.json
 """

@@ -13,11 +13,20 @@ from common.data.pairs import PairBatch
 from common.errors import MedpairError
 from common.jobs import Stage
 
-_CPU_SAYS = "can't allocate memory"  # torch's allocator raises a plain RuntimeError
+_SAYS = (  # what plain RuntimeErrors say
+    "can't allocate memory",  # torch's allocator on the CPU
+    "out of memory",  # CUDA and Triton outside of torch's allocator
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)
 
 
 def run_halving(
-    name: str, stage: Stage, batch: PairBatch, *, exact: bool = False
+    name: str,
+    stage: Stage,
+    batch: PairBatch,
+    *,
+    exact: bool = False,
+    fitted: dict[str, int] | None = None,
 ) -> tuple[PairBatch, int]:
     """Run a stage; where memory runs out, run it on halves of the batch, down to one volume.
 
@@ -29,6 +38,8 @@ def run_halving(
         stage: what runs.
         batch: what goes in.
         exact: refuse halves, whose rounding may differ.
+        fitted: volumes that fitted before by stage, from which further batches start; kept up
+            to date.
 
     Returns:
         The finished batch, and the volumes of the smallest batch that ran.
@@ -36,22 +47,36 @@ def run_halving(
     Raises:
         MedpairError: if even one volume does not fit, or ``exact`` is on.
     """
+    fitted = {} if fitted is None else fitted
+    volumes = len(batch.volumes)
+    if volumes > fitted.get(name, volumes):
+        return _halves(name, stage, batch, fitted)
     try:
-        return stage(batch), len(batch.volumes)
+        return stage(batch), volumes
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        volumes, said = len(batch.volumes), " ".join(str(error).split())[:150]
+        said = " ".join(str(error).split())[:150]
     if volumes == 1 or exact:
-        repair = "choose a smaller preset" if volumes == 1 else "give a smaller --batch-volumes"
+        repair = "choose a smaller preset"
+        if volumes > 1:
+            repair = "give a smaller --batch-volumes and a new --out"
         raise MedpairError(
             f"{name} stage: {volumes} volumes do not fit into memory ({said}); {repair}"
         )
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    fitted[name] = -(-volumes // 2)
+    return _halves(name, stage, batch, fitted)
+
+
+def _halves(
+    name: str, stage: Stage, batch: PairBatch, fitted: dict[str, int]
+) -> tuple[PairBatch, int]:
+    volumes = len(batch.volumes)
     half = volumes // 2
     parts = [
-        run_halving(name, stage, taken(batch, part))
+        run_halving(name, stage, taken(batch, part), fitted=fitted)
         for part in (slice(0, half), slice(half, volumes))
     ]
     return joined([part for part, _ in parts]), min(size for _, size in parts)
@@ -59,9 +84,14 @@ def run_halving(
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and _CPU_SAYS in str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, torch.OutOfMemoryError | MemoryError):
+            return True
+        if isinstance(cause, RuntimeError) and any(word in str(cause) for word in _SAYS):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def taken(batch: PairBatch, part: slice) -> PairBatch:

@@ -26,7 +26,14 @@ from common.running import Running
 from common.runs import Engine, run_stages
 from common.slurm import write_array
 from common.stages import OpenedStage, open_stage, open_workflow, plain_errors
-from common.training import FAST, check_training_memory, length_of, memory_errors, trainings
+from common.training import (
+    FAST,
+    check_training_memory,
+    free_memory,
+    length_of,
+    memory_errors,
+    trainings,
+)
 
 ENGINES = ("local", "ray", "slurm-array")
 
@@ -195,7 +202,8 @@ def generate_pipeline(
     made = {"pipeline": name, "preset": preset, **_identities(opened, judges)} | running.settings
     opening = partial(_callables, chosen, preset, weights, running)
     engine = None if workers is None else _ray(opening, workers, running)
-    with _reported(job.out, num if part and part.of > 1 else 1):  # of parts, the last one
+    least = num if part and part.of > 1 else 1  # of parts, the last one writes the report
+    with _reported(job.out, least), running.algorithms():
         run_stages(runs, job, made, masks, progress, part, engine)
     return job.out
 
@@ -237,7 +245,7 @@ def _open(
 def _ray(opening: Callable[[], Mapping[str, Stage]], workers: int, running: Running) -> Engine:
     from common.ray_engine import RayEngine
 
-    return RayEngine(opening, workers, exact=running.exact)
+    return RayEngine(opening, workers, running)
 
 
 def _callables(
@@ -350,6 +358,8 @@ def train(
                 unit = "" if minutes is None else ", seconds"
                 report_iterations(trainer, f"{kind} {stage['name']}{unit}", progress)
             workflow.run()
+        del workflow
+        free_memory()  # so that what the next one finds does not depend on this one
 
 
 def check_data(pairs: PairSet | CompactSet, geometry: Geometry, preset: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from common.data.pairs import PairBatch
 from common.errors import MedpairError
 from common.jobs import Stage
+from common.running import Running
 from common.runs import Logs, Run, Task, through
 
 MOST_DEATHS = 3
@@ -25,18 +26,20 @@ class Worker:
     Args:
         open_stages: opens them, in the actor's process.
         threads: of torch; sums depend on it, so it is that of the process that asks.
-        exact: never run halves of a batch.
+        running: exactness.
     """
 
     def __init__(
-        self, open_stages: Callable[[], Mapping[str, Stage]], threads: int, exact: bool
+        self, open_stages: Callable[[], Mapping[str, Stage]], threads: int, running: Running
     ) -> None:
         torch.set_num_threads(threads)
-        self.stages, self.exact = open_stages(), exact
+        self.stages, self.running, self.fitted = open_stages(), running, dict[str, int]()
 
     def make(self, batch: PairBatch) -> tuple[PairBatch, Logs]:
         """Return the finished batch, and seconds and memory per stage."""
-        return through(self.stages, batch, lambda _stage, _done: None, exact=self.exact)
+        words: dict[str, Any] = {"exact": self.running.exact, "fitted": self.fitted}
+        with self.running.algorithms():
+            return through(self.stages, batch, lambda _stage, _done: None, **words)
 
 
 @dataclass
@@ -49,7 +52,7 @@ class RayEngine:
     Args:
         open_stages: opens the stages in an actor's process.
         workers: number of actors, >= 1; a GPU each where this machine has one.
-        exact: never run halves of a batch that does not fit into memory.
+        running: exactness.
 
     Raises:
         MedpairError: if Ray is not installed, or actors keep dying over a batch.
@@ -57,7 +60,7 @@ class RayEngine:
 
     open_stages: Callable[[], Mapping[str, Stage]]
     workers: int = 2
-    exact: bool = False
+    running: Running = field(default_factory=Running)
     deaths: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,7 +107,7 @@ class RayEngine:
 
     def _hire(self, ray: Any) -> Any:
         actor = ray.remote(Worker).options(num_gpus=int(torch.cuda.is_available()))
-        return actor.remote(self.open_stages, torch.get_num_threads(), self.exact)
+        return actor.remote(self.open_stages, torch.get_num_threads(), self.running)
 
     def _note_death(self, group: int) -> None:
         self.deaths[group] = self.deaths.get(group, 0) + 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.engines.compiled import compile_steps
 from common.engines.device import pick_device
 from common.errors import MedpairError
 from common.jobs import Geometry, Stage
+from common.kernels import use_triton
 
 MOST_VOLUMES = {"cpu": 4, "cuda": 32}
 """Volumes per batch that a memory budget may ask for; more only makes CPUs slower (measured)."""
@@ -55,13 +57,22 @@ class Running:
             )
 
     @property
-    def settings(self) -> dict[str, bool]:
-        """What of it decides bytes and is not the default, for the manifest."""
-        return {key: True for key in ("exact", "compile") if getattr(self, key)}
+    def settings(self) -> dict[str, Any]:
+        """What of it decides bytes and is not the usual, for the manifest."""
+        found: dict[str, Any] = dict.fromkeys(self.flags, True)
+        device = pick_device()
+        if device.type == "cuda":  # rounding is not that of plain torch
+            found["kernels"] = "triton" if use_triton(torch.zeros(1, device=device)) else "torch"
+        return found
+
+    @property
+    def flags(self) -> list[str]:
+        """Which of the choices that are off by default are on."""
+        return [key for key in ("exact", "compile") if getattr(self, key)]
 
     def words(self) -> list[str]:
         """Return the options of the command line that say it."""
-        flags = [f"--{key}" for key in self.settings]
+        flags = [f"--{key}" for key in self.flags]
         numbers = {"--batch-volumes": self.batch_volumes, "--memory-gib": self.memory_gib}
         given = [(key, str(value)) for key, value in numbers.items() if value is not None]
         return [*flags, *(word for pair in given for word in pair)]
@@ -74,13 +85,26 @@ class Running:
 
     def accelerate(self, stages: Mapping[str, Stage]) -> None:
         """Choose algorithms and compile networks as asked."""
-        if self.exact and torch.cuda.is_available():
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
-            torch.backends.cudnn.benchmark = False
+        if self.exact:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
         if self.compile:
             for network in {id(n): n for s in stages.values() for n in _networks(s)}.values():
                 compile_steps(network)
+
+    @contextmanager
+    def algorithms(self) -> Iterator[None]:
+        """Let CUDA use deterministic algorithms alone in the block, where that is asked for."""
+        if not (self.exact and torch.cuda.is_available()):
+            yield
+            return
+        before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0])
+            torch.backends.cudnn.benchmark = before[1]
 
     def volumes(self, stages: Mapping[str, Stage], geometry: Geometry) -> int:
         """Return the volumes per batch.
@@ -97,7 +121,9 @@ class Running:
         budget, needed = self.memory_gib * _GIB, 0.0
         volumes = MOST_VOLUMES[pick_device().type]
         while volumes >= 1:
-            needed = max((_needs(s, geometry, volumes) for s in stages.values()), default=0.0)
+            needed = _weights(stages) + _MARGIN * max(
+                (_working(s, geometry, volumes) for s in stages.values()), default=0.0
+            )
             if needed <= budget:
                 return volumes
             volumes //= 2
@@ -107,10 +133,15 @@ class Running:
         )
 
 
-def _needs(stage: Stage, geometry: Geometry, volumes: int) -> float:
+def _working(stage: Stage, geometry: Geometry, volumes: int) -> float:
     working: Any = getattr(stage, "working_bytes", None)
-    weights = sum(p.nbytes for network in _networks(stage) for p in network.parameters())
-    return weights + (0.0 if working is None else _MARGIN * working(volumes, geometry.size))
+    return 0.0 if working is None else float(working(volumes, geometry.size))
+
+
+def _weights(stages: Mapping[str, Stage]) -> int:
+    """The bytes of all networks, which are in memory together."""
+    networks = {id(n): n for stage in stages.values() for n in _networks(stage)}
+    return sum(p.nbytes for network in networks.values() for p in network.parameters())
 
 
 def _networks(stage: Stage) -> list[nn.Module]:

@@ -111,6 +111,7 @@ def run_stages(
 
 def run_here(run: Run, groups: Sequence[int]) -> None:
     """Make groups of volumes one after the other in this process."""
+    fitted: dict[str, int] = {}
     for index, group in enumerate(groups):
         while (task := run.task(group)) is not None:
             again = f", attempt {task.attempt + 1}" if task.attempt else ""
@@ -118,7 +119,8 @@ def run_here(run: Run, groups: Sequence[int]) -> None:
             def tell(stage: str, done: int, index: int = index, again: str = again) -> None:
                 run.progress(stage + again, index + done, len(groups))
 
-            run.keep(task, *through(run.stages, task.batch, tell, exact=run.exact))
+            made = through(run.stages, task.batch, tell, exact=run.exact, fitted=fitted)
+            run.keep(task, *made)
 
 
 def through(
@@ -127,6 +129,7 @@ def through(
     tell: Callable[[str, int], None],
     *,
     exact: bool = False,
+    fitted: dict[str, int] | None = None,
 ) -> tuple[PairBatch, Logs]:
     """Run a batch through stages.
 
@@ -135,6 +138,7 @@ def through(
         batch: what goes into the first.
         tell: called with the stage's name and 0 before, 1 after it.
         exact: never run halves of a batch that does not fit into memory.
+        fitted: see `run_halving`.
 
     Returns:
         The finished batch, and seconds and memory per stage.
@@ -143,7 +147,7 @@ def through(
     for name, stage in stages.items():
         tell(name, 0)
         usage = Usage()
-        batch, smallest = run_halving(name, stage, batch, exact=exact)
+        batch, smallest = run_halving(name, stage, batch, exact=exact, fitted=fitted)
         line = {"stage": name, "volumes": list(batch.volumes), **usage.measured()}
         logs.append(line | ({HALVED: smallest} if smallest < len(batch.volumes) else {}))
         tell(name, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,9 @@ from common.errors import MedpairError
 from common.gating import StageEntry
 
 FAST: Mapping[str, Any] = {"compile": True, "fused": True, "cache_device": "@device"}
-"""Options of the training configs that are meant for GPUs and change results by rounding only."""
+"""Options of the training configs that are meant for GPUs.
+
+Results differ by rounding, and by the noise of the batches, which is drawn on the device."""
 
 TRAINING_KEY = "training_gib"
 """Key of a preset in a pipeline: peak of a GPU's memory in each stage's training, in GiB."""
@@ -72,6 +75,13 @@ def check_training_memory(entry: Mapping[str, Any], stages: Sequence[str], prese
             f"{torch.cuda.get_device_name(device)}: {free:.2f} GiB free, training preset {preset} "
             f"needs {needed:.2f} GiB; end other programs, or choose a smaller --preset"
         )
+
+
+def free_memory() -> None:
+    """Give back what ended trainings held, on a GPU as well."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -332,11 +332,19 @@ def _visible(directory: Path) -> list[str]:
 def _same_settings(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     for key in sorted({*old, *new}, key=lambda k: (k == "schema", k != "name", k)):
         if old.get(key) != new.get(key):
-            seen, wanted = (_brief(header.get(key)) for header in (old, new))
+            name, seen, wanted = _difference(key, old.get(key), new.get(key))
             raise MedpairError(
-                f"{directory}: already a pair set with {key} {seen}, wanted {wanted}; "
-                "choose another folder or delete this one"
+                f"{directory}: already a pair set with {name} {_brief(seen)}, wanted "
+                f"{_brief(wanted)}; continue it with what it has, or choose another folder"
             )
+
+
+def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Return the innermost key that differs, such as generated.batch_volumes, and its values."""
+    if key != "schema" and isinstance(old, Mapping) and isinstance(new, Mapping):
+        inner = next(k for k in sorted({*old, *new}) if old.get(k) != new.get(k))
+        return _difference(f"{key}.{inner}", old.get(inner), new.get(inner))
+    return key, old, new
 
 
 def _brief(value: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -13,6 +15,8 @@ from common.errors import MedpairError
 
 ENDLESS = 10**9
 """Epochs of a training that its budget ends."""
+log = logging.getLogger(__name__)
+
 PROBE = 5
 """Updates from which the length of an epoch is estimated."""
 
@@ -21,8 +25,9 @@ class Budget:
     """End a training when its minutes are spent; without minutes nothing changes.
 
     The clock runs from the first update to the last, validations and checkpoints included; opening
-    the data and the last validation come on top. A checkpoint carries what was spent, so a killed
-    run goes on where it was. Of several processes, the first one's clock counts for all.
+    the data and the last validation come on top. A validation on the way that would not leave time
+    for training is left out. A checkpoint carries what was spent, so a killed run goes on where it
+    was. Of several processes, the first one's clock counts for all.
 
     Args:
         minutes: the budget; it takes the place of the number of iterations. None for none.
@@ -44,14 +49,18 @@ class Budget:
         self.minutes, self.validator, self.clock = minutes, validator, clock
         self.seconds = 60.0 * (minutes or 0.0)
         self.spent = 0.0  # seconds, as of the last finished update
+        self.validating = 0.0  # seconds of them that validations took
+        self._longest, self._validated = 0.0, -1  # validation; iteration after the last one
         self._before, self._first, self._whole = 0.0, 0.0, False
         self._asked = self._waited = 0.0  # when a batch was asked for, seconds waited for it
         self._shortest = float("inf")  # update, in seconds
 
     @property
     def fraction(self) -> float:
-        """The share of the budget that is spent, 0..1."""
-        return min(1.0, self.spent / self.seconds)
+        """The share of the training's time that is spent, 0..1; validations do not count."""
+        if self.is_spent:
+            return 1.0
+        return max(0.0, self.spent - self.validating) / (self.seconds - self.validating)
 
     @property
     def is_spent(self) -> bool:
@@ -69,6 +78,34 @@ class Budget:
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
         engine.add_event_handler(Events.TERMINATE, self._validate)
+        if self.validator is not None:
+            self._guard(engine, self.validator)
+
+    def _guard(self, trainer: Engine, validator: Engine) -> None:
+        """Time the validations on the way, and leave out those that training has no time for."""
+        self._run = validator.run
+
+        def guarded(*words: Any, **options: Any) -> Any:
+            began = self.clock()
+            left = from_first(self.seconds - (began - self._before))
+            if left < 2 * self._longest:
+                return validator.state
+            result = self._run(*words, **options)
+            took = from_first(self.clock() - began)
+            self.spent += took
+            self.validating += took
+            self._longest = max(self._longest, took)
+            self._validated = trainer.state.iteration
+            if took > left:
+                log.warning(
+                    "minutes: a validation of %.0f s ended the budget of %.0f s with the learning "
+                    "rate still high; give more minutes, or validate less often",
+                    took,
+                    self.seconds,
+                )
+            return result
+
+        validator.run = guarded
 
     def every(self, minutes: float) -> Callable[[Engine, int], bool]:
         """Return an event filter that passes when so many minutes went by since it last did."""
@@ -124,8 +161,8 @@ class Budget:
             )
 
     def _validate(self, engine: Engine) -> None:
-        if self.validator is not None:
-            self.validator.run(engine.state.epoch)
+        if self.validator is not None and self._validated != engine.state.iteration:
+            self._run(engine.state.epoch)
 
 
 def budget_of(engine: Engine) -> Budget | None:

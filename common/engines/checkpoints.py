@@ -65,7 +65,9 @@ class Position:
     def state_dict(self) -> dict[str, float]:
         """Return the number of finished iterations and, with a budget, the seconds spent."""
         budget = budget_of(self.engine)
-        spent = {} if budget is None else {"seconds": budget.spent}
+        spent = {}
+        if budget is not None:
+            spent = {"seconds": budget.spent, "validating": budget.validating}
         return {"iteration": int(self.engine.state.iteration), **spent}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -76,14 +78,21 @@ class Position:
         budget = budget_of(self.engine)
         if budget is not None:
             budget.spent = float(state.get("seconds", 0.0))
+            budget.validating = float(state.get("validating", 0.0))
 
 
 def run_trainer(trainer: Engine) -> None:
-    """Run a trainer to its end; one that a checkpoint left there is not run again."""
+    """Run a trainer to its end.
+
+    One that a checkpoint left there makes no further update, but does what follows the last one:
+    it may have been killed before its weights were written.
+    """
     budget = budget_of(trainer)
     last = trainer.state.max_epochs * trainer.state.epoch_length
     if trainer.state.iteration < last and not (budget is not None and budget.is_spent):
         trainer.run()
+    else:
+        trainer.fire_event(Events.COMPLETED)
 
 
 class Resume:
@@ -121,6 +130,7 @@ class Resume:
         newest = latest_checkpoint(self.folder) if self.resume else None
         if newest is not None:
             load_checkpoint(newest, everything)
+        self._loaded = None if newest is None else int(engine.state.iteration)
         budget = budget_of(engine)
         if budget is None:
             now_and_then = Events.ITERATION_COMPLETED(every=self.every)
@@ -128,7 +138,11 @@ class Resume:
             due = budget.every(self.minutes)
             now_and_then = Events.ITERATION_COMPLETED(event_filter=due)
         engine.add_event_handler(now_and_then, saver)
-        engine.add_event_handler(Events.COMPLETED, saver)
+        engine.add_event_handler(Events.COMPLETED, self._save_once, saver)
+
+    def _save_once(self, engine: Engine, saver: Checkpoint) -> None:
+        if engine.state.iteration != self._loaded:  # that file is the state
+            saver(engine)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

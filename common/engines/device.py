@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from common.data.datasets import Arrays
+from common.engines.compiled import check_compiler
 
 CACHE_SHARE = 0.4
 """Share of a device's free memory that volumes and their copies may take."""
@@ -41,6 +42,8 @@ def on_device(
     else:
         network.to(device=device)
     if compile:
+        if compile is True:
+            check_compiler(device)
         network.compile(backend="inductor" if compile is True else compile)
     return network
 

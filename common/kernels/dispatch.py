@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._guards import detect_fake_mode
 
 from common.errors import MedpairError
 from common.kernels.launch import LIMIT
@@ -62,7 +63,9 @@ def use_triton(
 
 
 def _watched(tensors: list[Tensor]) -> bool:
-    """Whether a backward pass, a trace or a compilation needs plain operations."""
+    """Whether a backward pass, a trace, a compilation or an estimate needs plain operations."""
+    if detect_fake_mode(tensors) is not None:  # tensors without data, see common.engines.footprint
+        return True
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return True
     return torch._C._get_tracing_state() is not None or torch.compiler.is_compiling()

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from common.kernels import reference
 from common.kernels.table import Known, TailRow, TailTable
@@ -51,6 +50,8 @@ def verdict(device: torch.device, key: tuple[str, ...]) -> str | None:
 def _fault(case: Case) -> str | None:
     try:
         found, wanted = (t.double() for t in case.run())
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel: the batch is halved, then it is tried again
     except Exception as error:  # noqa: BLE001 - compilers and drivers fail in ways of their own
         first = (str(error).splitlines() or [""])[0]
         return f"the self-test of {case.name} failed with {type(error).__name__}: {first}"
@@ -88,8 +89,6 @@ def cases(device: torch.device) -> Iterator[Case]:
 
     yield Case("assemble_window", 0.0, window)
     yield Case("one_hot", 0.0, classes)
-    if device.type == "cuda" and bf16:
-        yield Case("conv3d in bfloat16", 0.05, lambda: _conv3d(device))
 
 
 def _wave(
@@ -140,9 +139,3 @@ def _tail(device: torch.device) -> tuple[Tensor, Tensor]:
         x, table, 0, outputs, (2.0, -1.0), known=known, keys_B4=keys, last=lasts[1]
     )
     return torch.stack([found, lasts[0]]), torch.stack([wanted, lasts[1]])
-
-
-def _conv3d(device: torch.device) -> tuple[Tensor, Tensor]:
-    x, weight = _wave((1, 8, 9, 10, 11), device), _wave((8, 8, 3, 3, 3), device, 1.0) / 8
-    half = F.conv3d(x.bfloat16(), weight.bfloat16(), padding=1)
-    return half, F.conv3d(x.bfloat16().float(), weight.bfloat16().float(), padding=1)

@@ -35,6 +35,7 @@ class MonaiSemanticDenoiser(nn.Module):
     """
 
     called_per_step = True
+    graphs = False  # its modulations are large, and joint trajectories keep outputs
 
     def __init__(
         self,

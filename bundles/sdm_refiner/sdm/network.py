@@ -98,6 +98,7 @@ class SemanticDenoiser(nn.Module):
     """
 
     called_per_step = True
+    graphs = False  # its modulations are large, and joint trajectories keep outputs
 
     def __init__(
         self,

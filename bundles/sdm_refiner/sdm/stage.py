@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from common.data.pairs import PairBatch
+from common.engines.inferers import precision_context
 from common.errors import MedpairError
 from sdm.inferers import VolumeRefiner, check_start
+from sdm.modulation import Budget, SliceCost
 from sdm.refine import Refinement
-from sdm.views import ViewDenoisers
+from sdm.views import VIEWS, ViewDenoisers
 
 
 class RefineStage:
@@ -28,6 +34,31 @@ class RefineStage:
             )
         check_start(how)
         self.network, self.schema, self.how = network, schema, how
+
+    def working_bytes(self, volumes: int, size: tuple[int, int, int]) -> int:
+        """Return the bytes that a batch of volumes holds at its peak, beside the weights.
+
+        Args:
+            volumes: V.
+            size: (D, H, W) of the volumes.
+        """
+        images = 2 * volumes * math.prod(size) * torch.float32.itemsize
+        return max(self._view_bytes(volumes, size, axis) for axis in range(3)) + images
+
+    def _view_bytes(self, volumes: int, size: tuple[int, int, int], axis: int) -> int:
+        """Return what the slices normal to an axis need, as far as the budget lets them."""
+        how, net = self.how, self.network
+        height, width = (n + -n % net.stride for i, n in enumerate(size) if i != axis)
+        device = next(net.parameters()).device
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            mask = torch.zeros(1, net.mask_channels, height, width, device=device)
+            with precision_context(device, how.precision):
+                maps = net.modulations(mask, VIEWS[0])
+        cost = SliceCost.of(maps, 1 if how.guidance_scale == 1 else 2)
+        budget = Budget.plan(how.memory_budget_gb, cost, how.slices_per_batch)
+        slices = min(budget.slices, volumes * size[axis])
+        kept = 0 if how.mode.startswith("mean") else volumes * sum(size) * cost.kept
+        return slices * (cost.kept + cost.working) + min(kept, budget.cache_bytes)
 
     def __call__(self, batch: PairBatch) -> PairBatch:
         """Return the batch with its images (V, D, H, W) in [-1, 1] refined.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from common.data.pairs import PairBatch
 from common.diffusion.rng import STAGES, normal
+from common.engines.footprint import peak_bytes
+from common.engines.inferers import precision_context
 from common.errors import MedpairError
 from vid2vid.generator import SliceGenerator
 from vid2vid.inferers import VolumeInferer
@@ -35,6 +38,30 @@ class ImageStage:
             )
         self.network, self.schema = network, schema
         self.inferer = inferer or VolumeInferer()
+
+    def working_bytes(self, volumes: int, size: tuple[int, int, int]) -> int:
+        """Return the bytes that a batch of volumes holds at its peak, beside the weights.
+
+        Args:
+            volumes: V.
+            size: (D, H, W) of the volumes.
+        """
+        net, (_, height, width) = self.network, size
+        device, rows = next(net.parameters()).device, 2 * volumes
+
+        def step() -> None:
+            def zeros(*shape: int) -> Tensor:
+                return torch.zeros(rows, *shape, device=device)
+
+            window = net.past_labels + 1 + net.ahead_labels
+            label = zeros(window, height, width).byte()
+            past = zeros(net.past_images, net.image_channels, height, width)
+            style = None if net.style is None else zeros(net.num_classes)
+            with precision_context(device, self.inferer.precision):
+                net(label, past, zeros(net.past_images) > 0, zeros(2), style)
+
+        images = 2 * volumes * math.prod(size) * torch.float32.itemsize
+        return peak_bytes(step) + images
 
     def __call__(self, batch: PairBatch) -> PairBatch:
         """Return the batch with its images (V, D, H, W) in [-1, 1].

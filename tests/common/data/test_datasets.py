@@ -85,10 +85,12 @@ def test_continuing_repairs_a_datalist_that_lags_behind(tmp_path: Path) -> None:
         ({"spacing": None}, "spacing"),
         ({"size": (1, 2, 3)}, "size"),
         ({"seed": 4}, "seed"),
+        ({"made": {"by": "a", "volumes": 4}}, "made.volumes 2, wanted 4"),
     ],
 )
 def test_other_settings_are_refused(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
-    create(tmp_path / "s")
+    create(tmp_path / "s", made={"by": "a", "volumes": 2})
+    changes = {"made": {"by": "a", "volumes": 2}} | changes
     with pytest.raises(MedpairError, match=f"already a pair set with .*({key}).*choose another"):
         create(tmp_path / "s", **changes)
 

@@ -230,7 +230,7 @@ def test_the_command_joins_sets_or_writes_pairs(
     assert "left out: 1 generated pairs" not in said.out  # copies: the first by id
     for words, says in (
         (["--format", "nnunet", "r0"], "ID: r0 with --format nnunet, wanted whole sets"),
-        (["--format", "tiff"], "--format: tiff, wanted nifti, monailabel, dicom or nnunet"),
+        (["--format", "tiff"], "--format: tiff, wanted nifti, monailabel, dicom, nnunet or"),
         (["r9"], "no pair 'r9'"),
     ):
         assert run(*words) == 2

@@ -208,3 +208,46 @@ def test_progress_is_told_in_seconds(tmp_path: Path) -> None:
     assert told[0] == ("train", 0, 30)
     assert told[2] == ("train", 3, 30)
     assert told[-1] == ("train", 30, 30)
+
+
+def slow_validation(training: Training, seconds: float) -> Training:
+    """Let the validator run at the end of each epoch and take its time."""
+
+    def validate(epoch: int) -> None:
+        training.clock.now += seconds
+        training.validated.append(epoch)
+
+    training.budget._run = validate
+    training.trainer.add_event_handler(
+        Events.EPOCH_COMPLETED, lambda e: training.validator.run(e.state.epoch)
+    )
+    return training
+
+
+def test_validations_do_not_move_the_learning_rate_and_leave_time_for_training(
+    tmp_path: Path,
+) -> None:
+    training = slow_validation(Training(tmp_path, minutes=1), 20.0).run()
+    assert training.validated == [1, 4]  # once on the way: a second has no time; once at the end
+    assert training.trainer.state.iteration == math.ceil((60 - 20) / STEP_S)
+    assert training.rates[-1] < 0.02 * 0.1 + training.schedule.final * 0.1
+    after_warmup = training.rates[4:]
+    assert after_warmup == sorted(after_warmup, reverse=True)
+
+
+def test_a_validation_longer_than_the_budget_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = slow_validation(Training(tmp_path, minutes=1), 100.0).run()
+    assert "a validation of 100 s ended the budget of 60 s" in caplog.text
+    assert training.trainer.state.iteration == LENGTH + 1
+
+
+def test_a_run_killed_in_its_last_validation_still_writes_its_weights(tmp_path: Path) -> None:
+    Training(tmp_path, minutes=0.5, every=0.05).run(killed_at=20)
+    again = Training(tmp_path, minutes=0.4)
+    written: list[int] = []
+    again.trainer.add_event_handler(Events.COMPLETED, lambda e: written.append(e.state.iteration))
+    again.run()
+    assert again.rates == []
+    assert written == [again.trainer.state.iteration]

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.engines import inferers
 from common.engines.inferers import AutocastInferer, precision_context, resolve_precision
 from common.errors import MedpairError
 
@@ -39,3 +40,21 @@ def test_auto_is_one_of_the_precisions_and_fits_the_device() -> None:
 def test_another_precision_is_refused_before_any_work() -> None:
     with pytest.raises(MedpairError, match=r"precision is 'half'; use 'auto' or one of"):
         AutocastInferer("half")
+
+
+def test_wrong_bf16_convolutions_are_found(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = torch.device("cpu")
+    inferers.bf16_is_right.cache_clear()
+    assert inferers.bf16_is_right(device)
+    inferers.bf16_is_right.cache_clear()
+    right = inferers.functional.conv3d
+
+    def wrong(x: torch.Tensor, *words: torch.Tensor, **options: int) -> torch.Tensor:
+        return right(x, *words, **options) * (1.2 if x.dtype == torch.bfloat16 else 1)
+
+    monkeypatch.setattr(inferers.functional, "conv3d", wrong)
+    assert not inferers.bf16_is_right(device)
+    inferers.bf16_is_right.cache_clear()
+    assert "fp32 is used" in caplog.text

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.engines.footprint import peak_bytes
 from common.errors import MedpairError
 from common.kernels import dispatch, group_norm_silu, reference, selftest
 from tests.common.kernels.conftest import INTERPRETED
@@ -130,6 +131,13 @@ def test_traces_hold_plain_operations(device: torch.device, monkeypatch: Any) ->
     x = X.to(device)
     traced = torch.jit.trace(lambda t: group_norm_silu(t, 2), x)
     assert "group_norm" in str(traced.graph)
+
+
+def test_tensors_without_data_never_reach_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory estimate must neither launch nor decide what runs afterwards."""
+    monkeypatch.setenv("MEDPAIR_KERNELS", "triton")
+    monkeypatch.setattr(dispatch, "obstacle", lambda _: pytest.fail("looked at a device"))
+    assert peak_bytes(lambda: group_norm_silu(torch.zeros(1, 4, 2, 3), 2)) > 0
 
 
 def test_empty_and_unsupported_tensors_run_on_the_reference_or_are_refused(
