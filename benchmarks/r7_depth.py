@@ -1,8 +1,9 @@
 """R7: seconds and memory of each stage against the depth of the volume.
 
-Each depth runs in a process of its own, so that the peak of memory is its own: that of the process
-beyond what it held before, less the volumes that go in and come out. Seconds are the least of some
-runs; what counts is the seconds per slice that is added from one depth to the next.
+The depths run in turns; seconds are medians, and what counts is the seconds per slice that is
+added from one depth to the next. Working memory is the peak of all tensors of a run less the
+volumes that go in and come out: counted on a CPU, see `common.engines.footprint.LiveBytes`, asked
+of CUDA otherwise. The refiner's grows until it meets its budget.
 
     python benchmarks/r7_depth.py --stages mask,refine,volume --depths 48,96,192,384 --out r7.json
 """
@@ -10,16 +11,16 @@ runs; what counts is the seconds per slice that is added from one depth to the n
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import replace
 from typing import Any
 
 import torch
-from race import arguments, finish, in_process, open_parser, peak_gib, timed
+from race import arguments, finish, open_parser, peak_gib, race
 
 from common.data.labels import load_schema
 from common.data.pairs import PairBatch
 from common.data.phantom import make_phantom
+from common.engines.footprint import LiveBytes
 from gem3d.generate import InformedSlice
 
 BUNDLES = {
@@ -62,57 +63,45 @@ def open_run(stage: str, depth: int, words: Any) -> Any:
     return lambda: made(batch), volumes
 
 
-def one(stage: str, depth: int, words: Any) -> dict[str, float]:
-    """Measure one depth in this process."""
-    run, volumes = open_run(stage, depth, words)
-    warm, _ = open_run(stage, 32, words)
-    warm()
-    peak = peak_gib(run, words.device) - volumes / 2**30
-    seconds = min(timed(run, words.device) for _ in range(words.repeats))
-    return {"depth": depth, "seconds": seconds, "working_gib": peak}
+def working_gib(run: Any, volumes: int, device: str) -> float:
+    """Return the memory that a run needs beside its volumes, GiB."""
+    if device == "cuda":
+        return peak_gib(run, device) - volumes / 2**30
+    counted = LiveBytes()
+    with counted, torch.no_grad():
+        run()
+    return (counted.peak - volumes) / 2**30
 
 
-def slopes(rows: list[dict[str, float]]) -> dict[str, Any]:
-    """Return seconds per added slice between depths, and how far they and the memory spread."""
-    steps = [
-        (b["seconds"] - a["seconds"]) / (b["depth"] - a["depth"])
-        for a, b in itertools.pairwise(rows)
-    ]
-    memory = [row["working_gib"] for row in rows if row["depth"] >= 96]
+def measured(stage: str, words: Any) -> dict[str, Any]:
+    """Measure all depths of a stage."""
+    depths = [int(word) for word in words.depths.split(",")]
+    opened = {depth: open_run(stage, depth, words) for depth in depths}
+    memory = {d: working_gib(run, volumes, words.device) for d, (run, volumes) in opened.items()}
+    times = race({str(d): opened[d][0] for d in depths}, words.repeats, words.device)
+    seconds = [times[str(d)]["seconds"] for d in depths]
+    pairs = itertools.pairwise(zip(depths, seconds, strict=True))
+    steps = [(after - before) / (d - c) for (c, before), (d, after) in pairs]
+    deep = [memory[d] for d in depths if d >= 96]
     return {
-        "depths": rows,
+        "depths": [{"depth": d, **times[str(d)], "working_gib": memory[d]} for d in depths],
         "seconds_per_added_slice": steps,
         "slope_spread": max(steps) / min(steps) - 1,
-        "memory_spread_from_96": max(memory) / min(memory) - 1,
+        "memory_spread_from_96": max(deep) / min(deep) - 1,
     }
 
 
 def main() -> None:
-    """Measure all depths, each in its own process."""
+    """Measure all stages."""
     parser = arguments(
         __doc__.splitlines()[0],
         stages="mask,refine,volume",
         depths="48,96,192,384",
         side=40,
-        budget=0.25,
-        only="",
+        budget=0.05,
     )
     words = parser.parse_args()
-    if words.only:
-        stage, depth = words.only.split(":")
-        print(json.dumps(one(stage, int(depth), words)))
-        return
-    shared = ["--preset", words.preset, "--side", str(words.side), "--device", words.device]
-    shared += ["--budget", str(words.budget), "--repeats", str(words.repeats)]
-    found = {
-        stage: slopes(
-            [
-                json.loads(in_process(__file__, [*shared, "--only", f"{stage}:{depth}"]))
-                for depth in words.depths.split(",")
-            ]
-        )
-        for stage in words.stages.split(",")
-    }
+    found = {stage: measured(stage, words) for stage in words.stages.split(",")}
     finish(words, {"benchmark": "R7 depth", "stages": found})
 
 

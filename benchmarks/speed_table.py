@@ -103,6 +103,51 @@ def profiled(report: Report) -> Iterator[str]:
         yield f"| {name} | {stage['seconds']:.2f} | {100 * stage['share_of_all']:.0f} % | {first} |"
 
 
+def found_by(key: str, report: Report) -> list[tuple[str, str]]:
+    """Return what the summary says of a report: the figure's name and value."""
+    if key == "r1":
+        entry = next(r for r in report["results"] if r["batch"] == 1)
+        precision = report["options"]["precision"]
+        return [(f"step with guidance and known slices, batch 1, {precision}: naive loop / ours",
+                 f"{entry['contestants']['naive loop']['ratio']:.2f}")]  # fmt: skip
+    if key == "r2":
+        return [("masks of D = 96: one window after the other / ours",
+                 f"{report['contestants']['serial']['ratio']:.2f}")]  # fmt: skip
+    if key == "r3":
+        plain, forgetful = report["ratio"]["plain"], list(report["ratio"].values())[-1]
+        return [
+            ("refiner, 10 steps: slice by slice, nothing kept / ours", f"{plain:.2f}"),
+            ("the same slices at once, modulations not kept / ours", f"{forgetful:.2f}"),
+        ]
+    if key == "r4":
+        return [("GEM-3D volumes: plain loop / ours",
+                 f"{report['contestants']['plain loop']['ratio']:.2f}")]  # fmt: skip
+    if key == "r7":
+        return [
+            (
+                f"{name}: seconds per added slice, working memory from D = 96 to 384",
+                f"within {100 * s['slope_spread']:.0f} %, within "
+                f"{100 * s['memory_spread_from_96']:.1f} %",
+            )
+            for name, s in report["stages"].items()
+        ]
+    return []
+
+
+def summary(reports: list[tuple[str, Report]]) -> Iterator[str]:
+    """Yield the table of what was wanted and found, on a CPU and on a GPU."""
+    rows: dict[str, dict[str, str]] = {}
+    for key, report in reports:
+        kind = report.get("options", {}).get("device", "cpu")
+        for name, value in found_by(key, report):
+            rows.setdefault(f"{key.upper()} | {name}", {})[kind] = value
+    yield "\n| | | CPU | CUDA GPU |"
+    yield "|---|---|---|---|"
+    for name, values in rows.items():
+        yield f"| {name} | {values.get('cpu', MISSING)} | {values.get('cuda', MISSING)} |"
+
+
+MISSING = "not measured"
 TABLES = {
     "r1": ("R1: a sampling step", step),
     "r2": ("R2: a mask volume", contestants),
@@ -121,17 +166,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     words = parser.parse_args()
+    found = [
+        (key, path, json.loads(path.read_text(encoding="utf-8")))
+        for key in TABLES
+        for path in sorted(words.folder.glob(f"{key}*.json"))
+    ]
     lines = [INTRO.read_text(encoding="utf-8").rstrip()]
-    for key, (title, table) in TABLES.items():
-        for path in sorted(words.folder.glob(f"{key}*.json")):
-            report = json.loads(path.read_text(encoding="utf-8"))
-            options = report.get("options", report)
-            said = ", ".join(
-                f"{k} {v}" for k, v in options.items() if isinstance(v, str | int | float)
-            )
-            lines.append(f"\n## {title} ({path.stem})\n")
-            lines.append(f"{report['device']}, {report['threads']} threads; {said[:300]}.")
-            lines += table(report)
+    lines += summary([(key, report) for key, _, report in found])
+    for key, path, report in found:
+        title, table = TABLES[key]
+        options = report.get("options", report)
+        said = ", ".join(f"{k} {v}" for k, v in options.items() if isinstance(v, str | int | float))
+        lines.append(f"\n## {title} ({path.stem})\n")
+        lines.append(f"{report['device']}, {report['threads']} threads; {said[:300]}.")
+        lines += table(report)
     write_text(words.out, "\n".join(lines) + "\n")
 
 
