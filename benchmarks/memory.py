@@ -27,6 +27,7 @@ from common.errors import MedpairError
 from common.gating import is_gate
 from common.jobs import Geometry
 from common.pipeline import preset_geometry, read_pipeline
+from common.running import counted_gib
 from common.runs import through
 from common.stages import open_workflow, weights_path
 
@@ -36,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pipeline")
     parser.add_argument("preset")
+    parser.add_argument("--count", action="store_true", help="from shapes; takes no time or memory")
     parser.add_argument("--steps", type=int, help="of diffusion; default: the config's")
     return parser.parse_args()
 
@@ -60,11 +62,12 @@ def open_stage(bundle: str, preset: str, folder: Path, steps: int | None) -> Any
     return open_workflow(bundle, "inference", preset, words).parser.get_parsed_content("stage")
 
 
-def first_batch(geometry: Geometry) -> tuple[PairBatch, torch.Tensor]:
-    """Return an empty batch and phantom masks for it."""
+def first_batch(geometry: Geometry, empty: bool) -> tuple[PairBatch, torch.Tensor]:
+    """Return an empty batch and phantom masks for it, or none."""
     schema = load_schema(geometry.schema)
     volumes = tuple(range(geometry.batch_volumes))
-    masks = np.stack([make_phantom(schema, geometry.size, v)[1] for v in volumes])
+    made = [] if empty else volumes
+    masks = np.stack([make_phantom(schema, geometry.size, v)[1] for v in made] or [0])
     batch = PairBatch(volumes, 0, schema, geometry.spacing, geometry.size)
     return batch, torch.from_numpy(masks)
 
@@ -73,7 +76,7 @@ def main() -> None:
     """Measure and print a line for the pipeline's file."""
     args = arguments()
     config = read_pipeline(args.pipeline)
-    batch, masks = first_batch(preset_geometry(config["presets"], args.preset))
+    batch, masks = first_batch(preset_geometry(config["presets"], args.preset), args.count)
     entries = [s for s in config["stages"] if not is_gate(s) or args.preset in s["by_default"]]
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,6 +84,11 @@ def main() -> None:
             s["name"]: open_stage(s["bundle"], args.preset, Path(folder), args.steps)
             for s in entries
         }
+        if args.count:
+            geometry = preset_geometry(config["presets"], args.preset)
+            gib = {n: round(counted_gib({n: s}, geometry), 2) for n, s in opened.items()}
+            print(f"{args.pipeline} {args.preset}: counted_gib: {gib}")
+            return
         for name, stage in opened.items():
             batch, (log,) = through({name: stage}, batch, lambda _name, _done: None)
             peaks[name] = round(log["peak_memory_gb"], 2)

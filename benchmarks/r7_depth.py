@@ -5,7 +5,7 @@ added from one depth to the next. Working memory is the peak of all tensors of a
 volumes that go in and come out: counted on a CPU, see `common.engines.footprint.LiveBytes`, asked
 of CUDA otherwise. The refiner has a budget, below which it grows with the size of a slice.
 
-    python benchmarks/r7_depth.py --stages mask,refine,volume --depths 48,96,192,384 --out r7.json
+    python benchmarks/r7_depth.py --stages mask,refine,volume --out r7.json
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ BUNDLES = {
 STEPS = {"mask": 4, "volume": 4}  # the slope does not depend on them, the patience does
 
 
+DEPTHS = {
+    "mask": "46,94,190,382",  # 6 + 8k: every window of both directions is full
+    "volume": "46,106,196,376",  # 16 + 30k, likewise
+}
+DEPTHS |= dict.fromkeys(("image", "refine"), "48,96,192,384")
+
+
 def open_run(stage: str, depth: int, words: Any) -> Any:
     """Return what makes one volume of a depth, and the bytes of the volumes in and out."""
     settings = {"num_steps": STEPS[stage]} if stage in STEPS else {}
@@ -49,7 +56,8 @@ def open_run(stage: str, depth: int, words: Any) -> Any:
 
         parts = [parser.get_parsed_content(k) for k in ("network", "encoding", "sampler", "chunk")]
         generator = VolumeGenerator(parts[0].eval(), *parts[1:])
-        slice_ = InformedSlice(image_DHW[24], 24, "phantom")
+        first = (depth - generator.sampler.window) // 2
+        slice_ = InformedSlice(image_DHW[first], first, "phantom")
         return lambda: generator(label_DHW[None], [slice_], volumes=[0], seed=0), volumes
     made = parser.get_parsed_content("stage")
     if stage == "refine":
@@ -57,7 +65,8 @@ def open_run(stage: str, depth: int, words: Any) -> Any:
             made.network, made.schema, replace(made.how, memory_budget_gb=words.budget)
         )
         volumes += image_DHW.nbytes  # in and out
-    batch = PairBatch((0,), 0, schema, (4.0, 4.0, 4.0), size, (depth // 2,))
+    first = (depth - made.sampler.window) // 2 if stage == "mask" else depth // 2
+    batch = PairBatch((0,), 0, schema, (4.0, 4.0, 4.0), size, (first,))
     if stage != "mask":
         batch = replace(batch, label_VDHW=label_DHW[None], image_VDHW=image_DHW[None])
     return lambda: made(batch), volumes
@@ -75,19 +84,19 @@ def working_gib(run: Any, volumes: int, device: str) -> float:
 
 def measured(stage: str, words: Any) -> dict[str, Any]:
     """Measure all depths of a stage."""
-    depths = [int(word) for word in words.depths.split(",")]
+    depths = [int(word) for word in (words.depths or DEPTHS[stage]).split(",")]
     opened = {depth: open_run(stage, depth, words) for depth in depths}
     memory = {d: working_gib(run, volumes, words.device) for d, (run, volumes) in opened.items()}
     times = race({str(d): opened[d][0] for d in depths}, words.repeats, words.device)
     seconds = [times[str(d)]["seconds"] for d in depths]
     pairs = itertools.pairwise(zip(depths, seconds, strict=True))
     steps = [(after - before) / (d - c) for (c, before), (d, after) in pairs]
-    deep = [memory[d] for d in depths if d >= 96]
+    deep = [memory[d] for d in depths[1:]]
     return {
         "depths": [{"depth": d, **times[str(d)], "working_gib": memory[d]} for d in depths],
         "seconds_per_added_slice": steps,
         "slope_spread": max(steps) / min(steps) - 1,
-        "memory_spread_from_96": max(deep) / min(deep) - 1,
+        "memory_spread": max(deep) / min(deep) - 1,
     }
 
 
@@ -96,7 +105,7 @@ def main() -> None:
     parser = arguments(
         __doc__.splitlines()[0],
         stages="mask,refine,volume",
-        depths="48,96,192,384",
+        depths="",
         side=40,
         budget=0.25,
     )

@@ -53,7 +53,7 @@ def depth(report: Report) -> Iterator[str]:
     """Yield the tables of R7."""
     for name, stage in report["stages"].items():
         yield f"\n{name}: slope within {100 * stage['slope_spread']:.0f} %, working memory from"
-        yield f"D = 96 on within {100 * stage['memory_spread_from_96']:.1f} %.\n"
+        yield f"the second depth on within {100 * stage['memory_spread']:.1f} %.\n"
         yield "| D | seconds | working memory, MiB | ms per added slice |"
         yield "|---|---|---|---|"
         slopes = ["", *(f"{1e3 * s:.3g}" for s in stage["seconds_per_added_slice"])]
@@ -125,9 +125,8 @@ def found_by(key: str, report: Report) -> list[tuple[str, str]]:
     if key == "r7":
         return [
             (
-                f"{name}: seconds per added slice, working memory from D = 96 to 384",
-                f"within {100 * s['slope_spread']:.0f} %, within "
-                f"{100 * s['memory_spread_from_96']:.1f} %",
+                f"{name}: seconds per added slice, working memory from about 96 to 384",
+                f"within {100 * s['slope_spread']:.0f} %, within {100 * s['memory_spread']:.1f} %",
             )
             for name, s in report["stages"].items()
         ]

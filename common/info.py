@@ -22,7 +22,7 @@ from common.bundles import (
 )
 from common.errors import MedpairError
 from common.gating import BY_DEFAULT
-from common.memory import free_gib, needed_gib
+from common.memory import free_gib, is_counted, needed_gib
 
 if TYPE_CHECKING:
     from common.data.datasets import PairSet
@@ -158,11 +158,13 @@ def _presets(config: Mapping[str, Any]) -> Rows:
         names = [s["name"] for s in config["stages"] if preset in s.get(BY_DEFAULT, [preset])]
         needed = needed_gib(entry, names)
         memory = "memory not measured" if needed is None else f"{needed:.2f} GiB of memory on a CPU"
+        memory += " (counted, not measured)" if is_counted(entry) else ""
         default = ", the default" if preset == config["preset"] else ""
         size, spacing = _by(entry["size"]), _by(entry["spacing"])
         shown = f"{entry['schema']}, {size} of {spacing} mm, {memory}{default}"
         data = {key: entry[key] for key in ("schema", "size", "spacing")}
-        data |= {"memory_gib_cpu": needed, "default": bool(default)}
+        data |= {"memory_gib_cpu": needed, "memory_counted": is_counted(entry)}
+        data |= {"default": bool(default)}
         rows.append((f"preset {preset}", Fact(shown, data)))
     return rows
 

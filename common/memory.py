@@ -12,6 +12,13 @@ MEMORY_KEY = "memory_gib"
 """Key of a preset in a pipeline: peak of the process at each stage on the CPU, in GiB, as
 `benchmarks/memory.py` measures it."""
 
+COUNTED_KEY = "counted_gib"
+"""The same, counted from shapes where nobody measured it (`benchmarks/memory.py --count`): weights
+and working memory of each stage, without the process itself."""
+
+PROCESS_GIB = 0.5
+"""Python and the libraries, as measured."""
+
 _GIB = 2.0**30
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 _LIMITS = (
@@ -21,19 +28,25 @@ _LIMITS = (
 
 
 def needed_gib(preset: Mapping[str, Any], stages: Sequence[str]) -> float | None:
-    """Return the memory that the stages of a preset need on the CPU, in GiB.
+    """Return the memory that the stages of a preset need on the CPU, in GiB, measured or counted.
 
     Args:
         preset: entry of a pipeline's ``presets``.
         stages: names of those that run.
 
     Returns:
-        The largest measured peak; None where one of the stages was not measured.
+        The largest peak; None where one of the stages has none.
     """
-    peaks = preset.get(MEMORY_KEY, {})
+    counted = {key: PROCESS_GIB + gib for key, gib in preset.get(COUNTED_KEY, {}).items()}
+    peaks = counted | preset.get(MEMORY_KEY, {})
     if not stages or any(name not in peaks for name in stages):
         return None
     return float(max(peaks[name] for name in stages))
+
+
+def is_counted(preset: Mapping[str, Any]) -> bool:
+    """Return whether what a preset needs was counted, not measured."""
+    return COUNTED_KEY in preset
 
 
 def free_gib() -> float | None:
@@ -64,8 +77,8 @@ def check_memory(needed: float | None, preset: str) -> None:
     free = free_gib()
     if needed is not None and free is not None and free < needed:
         raise MedpairError(
-            f"memory: {free:.2f} GiB free, preset {preset} needs {needed:.2f} GiB (measured on a "
-            "CPU); end other programs, or choose a smaller --preset or fewer --stages"
+            f"memory: {free:.2f} GiB free, preset {preset} needs {needed:.2f} GiB on a "
+            "CPU; end other programs, or choose a smaller --preset or fewer --stages"
         )
 
 

@@ -121,9 +121,8 @@ class Running:
         budget, needed = self.memory_gib * _GIB, 0.0
         volumes = MOST_VOLUMES[pick_device().type]
         while volumes >= 1:
-            needed = _weights(stages) + _MARGIN * max(
-                (_working(s, geometry, volumes) for s in stages.values()), default=0.0
-            )
+            sized = replace(geometry, batch_volumes=volumes)
+            needed = counted_gib(stages, sized) * _GIB
             if needed <= budget:
                 return volumes
             volumes //= 2
@@ -131,6 +130,17 @@ class Running:
             f"--memory-gib: {self.memory_gib:g}, wanted {needed / _GIB:.3g} for one volume; raise "
             "it or choose a smaller preset"
         )
+
+
+def counted_gib(stages: Mapping[str, Stage], geometry: Geometry) -> float:
+    """Return the memory in GiB that stages need together, beside the process itself.
+
+    Args:
+        stages: opened, by name; they run one after the other, their weights stay.
+        geometry: of the volumes, with their number per batch.
+    """
+    working = (_working(s, geometry, geometry.batch_volumes) for s in stages.values())
+    return (_weights(stages) + _MARGIN * max(working, default=0.0)) / _GIB
 
 
 def _working(stage: Stage, geometry: Geometry, volumes: int) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from common import memory, pipeline
 from common.errors import MedpairError
-from common.memory import check_memory, free_gib, needed_gib
+from common.memory import PROCESS_GIB, check_memory, free_gib, needed_gib
 
 GIB_KIB = 1 << 20
 PRESET = {"memory_gib": {"mask": 0.6, "image": 0.9}}
@@ -46,6 +46,8 @@ def test_the_need_is_that_of_the_hungriest_stage_that_runs() -> None:
     assert needed_gib(PRESET, ["mask"]) == 0.6
     assert needed_gib(PRESET, ["mask", "refine"]) is None  # not measured
     assert needed_gib({}, ["mask"]) is None
+    counted = {**PRESET, "counted_gib": {"mask": 9.0, "refine": 1.0}}
+    assert needed_gib(counted, ["mask", "refine"]) == 1.0 + PROCESS_GIB  # measured comes first
 
 
 def test_what_this_process_holds_counts_as_free(root: Path) -> None:
@@ -118,8 +120,8 @@ def test_generate_refuses_before_it_opens_a_stage(
     with pytest.raises(MedpairError, match=r"^memory: 0\.50 GiB free, preset tiny needs"):
         generate(root / "out")
     assert not (root / "out").exists()
-    for words in ({"depth": 16}, {"preset": "base"}):  # not measured
-        with pytest.raises(MedpairError, match="opened"):
+    with pytest.raises(MedpairError, match="opened"):
+        generate(root / "out", depth=16)  # not known
+    for words in ({"depth": 96}, {"preset": "base"}):  # the one needs no less, the other is counted
+        with pytest.raises(MedpairError, match=r"^memory: "):
             generate(root / "out", **words)
-    with pytest.raises(MedpairError, match=r"^memory: "):
-        generate(root / "out", depth=96)  # it needs no less
