@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,12 @@ from ignite.handlers import Checkpoint, DiskSaver, EMAHandler
 from torch import nn
 
 from common.engines.budget import budget_of
+from common.engines.distributed import is_first
 from common.errors import MedpairError
+from common.io.atomic import write_json
+
+COMPLETED = "completed.json"
+"""Beside the checkpoints: the iteration at which a run ended with all that follows."""
 
 
 class Ema:
@@ -84,15 +90,27 @@ class Position:
 def run_trainer(trainer: Engine) -> None:
     """Run a trainer to its end.
 
-    One that a checkpoint left there makes no further update, but does what follows the last one:
-    it may have been killed before its weights were written.
+    One that a checkpoint left there makes no further update; where it was killed before what
+    follows the last one, such as the writing of its weights, that is done.
     """
-    budget = budget_of(trainer)
+    budget, folder = budget_of(trainer), getattr(trainer.state, "checkpoints", None)
     last = trainer.state.max_epochs * trainer.state.epoch_length
     if trainer.state.iteration < last and not (budget is not None and budget.is_spent):
         trainer.run()
-    else:
+    elif folder is not None and _completed(folder) != trainer.state.iteration:
         trainer.fire_event(Events.COMPLETED)
+    else:
+        return
+    if folder is not None and is_first():
+        write_json(folder / COMPLETED, {"iteration": trainer.state.iteration})
+
+
+def _completed(folder: Path) -> int | None:
+    """Return the iteration at which a run ended with all that follows, None where none did."""
+    path = folder / COMPLETED
+    return (
+        int(json.loads(path.read_text(encoding="utf-8"))["iteration"]) if path.is_file() else None
+    )
 
 
 class Resume:
@@ -120,6 +138,7 @@ class Resume:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer and load the newest checkpoint."""
+        engine.state.checkpoints = self.folder
         everything = self.objects | {"position": Position(engine)}
         saver = Checkpoint(
             everything,

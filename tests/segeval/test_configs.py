@@ -123,7 +123,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(trained: Path, tmp_pa
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=3), stop)
     with pytest.raises(StoppedError):
         run_trainer(trainer)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint_2.pt"]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.pt")] == ["checkpoint_2.pt"]
     resumed = opened("train", **training(tmp_path, 4))
     assert resumed.parser.get_parsed_content("train#trainer").state.iteration == 2
     resumed.run()

@@ -131,7 +131,7 @@ def test_resume_false_starts_anew(tmp_path: Path) -> None:
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     run_trainer(make_trainer(tmp_path)[0])
-    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    names = {path.name for path in (tmp_path / "checkpoints").glob("*.pt")}
     assert names == {"checkpoint_10.pt", "checkpoint_12.pt"}
 
 
