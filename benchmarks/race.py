@@ -12,22 +12,20 @@ import platform
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from memory import weights_for
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.engines.weights import save_weights
-from common.errors import MedpairError
 from common.io.atomic import to_json, write_json
 from common.io.manifest import versions
-from common.stages import open_workflow, weights_path
+from common.stages import open_workflow
 
 Run = Callable[[], Any]
 Words = argparse.Namespace
@@ -49,13 +47,7 @@ def arguments(description: str, **more: Any) -> argparse.ArgumentParser:
 
 def open_parser(bundle: str, preset: str, **words: Any) -> Any:
     """Return a bundle's parsed inference config; weights that do not ship are random ones."""
-    try:
-        path = weights_path(bundle, preset)
-    except MedpairError:
-        parser = open_workflow(bundle, "inference", preset, {}).parser
-        path = Path(tempfile.mkdtemp()) / bundle / "model.pt"
-        card = {"schema": parser.get_parsed_content("schema"), "preset": preset}
-        save_weights(parser.get_parsed_content("network_def"), path, card)
+    path = weights_for(bundle, preset, Path(tempfile.mkdtemp()))
     settings = {"weights": str(path), "preset": preset, **words}
     return open_workflow(bundle, "inference", preset, settings).parser
 
@@ -192,12 +184,3 @@ def peak_gib(run: Run, device: str) -> float:
 def _status_kib(key: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
-
-
-def in_process(script: str, words: Sequence[str]) -> str:
-    """Run one of the benchmarks in a process of its own; return its last printed line."""
-    command = [sys.executable, script, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return done.stdout.splitlines()[-1]

@@ -14,13 +14,13 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from race import peak_gib, timed
 from torch import Tensor
 
 from common.data.datasets import load_arrays
@@ -125,33 +125,10 @@ def plain(stage: Any, batch: PairBatch) -> Tensor:
     return torch.stack(results).mean(0)[:, 0].clamp(-1, 1).cpu()
 
 
-def timed(run: Callable[[], Any], device: str) -> float:
-    """Return the seconds that a run takes."""
-    began = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def added_memory(stage: Any, batch: PairBatch, device: str) -> float:
     """Return the memory in GiB that a refinement of all views at once adds at its peak."""
     joint = type(stage)(stage.network, stage.schema, replace(stage.how, mode="joint"))
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        joint(batch)
-        return (torch.cuda.max_memory_allocated() - before) / 2**30
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts from here
-    before = status_kib("VmRSS")
-    joint(batch)
-    return (status_kib("VmHWM") - before) / 2**20
-
-
-def status_kib(key: str) -> int:
-    """Return a number of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+    return peak_gib(lambda: joint(batch), device)
 
 
 def peaks(words: argparse.Namespace, guidance: float) -> dict[str, float]:

@@ -96,14 +96,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def taken(batch: PairBatch, part: slice) -> PairBatch:
     """Return some volumes of a batch."""
-    return replace(batch, **{name: _of(batch, name)[part] for name in _per_volume(batch)})
+    return replace(batch, **{name: getattr(batch, name)[part] for name in _per_volume(batch)})
 
 
 def joined(parts: Sequence[PairBatch]) -> PairBatch:
     """Return the volumes of several batches of one kind as one batch."""
     values: dict[str, Any] = {}
     for name in _per_volume(parts[0]):
-        found = [_of(part, name) for part in parts]
+        found = [getattr(part, name) for part in parts]
         tensors = isinstance(found[0], Tensor)
         values[name] = torch.cat(found) if tensors else tuple(v for one in found for v in one)
     return replace(parts[0], **values)
@@ -112,8 +112,4 @@ def joined(parts: Sequence[PairBatch]) -> PairBatch:
 def _per_volume(batch: PairBatch) -> list[str]:
     shared = ("seed", "schema", "spacing", "size")
     names = [field.name for field in fields(batch) if field.name not in shared]
-    return [name for name in names if _of(batch, name) is not None]
-
-
-def _of(batch: PairBatch, name: str) -> Any:
-    return getattr(batch, name)
+    return [name for name in names if getattr(batch, name) is not None]

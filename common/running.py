@@ -118,16 +118,14 @@ class Running:
         """
         if self.memory_gib is None:
             return self.batch_volumes or geometry.batch_volumes
-        budget, needed = self.memory_gib * _GIB, 0.0
-        volumes = MOST_VOLUMES[pick_device().type]
+        needed, volumes = 0.0, MOST_VOLUMES[pick_device().type]
         while volumes >= 1:
-            sized = replace(geometry, batch_volumes=volumes)
-            needed = counted_gib(stages, sized) * _GIB
-            if needed <= budget:
+            needed = counted_gib(stages, replace(geometry, batch_volumes=volumes))
+            if needed <= self.memory_gib:
                 return volumes
             volumes //= 2
         raise MedpairError(
-            f"--memory-gib: {self.memory_gib:g}, wanted {needed / _GIB:.3g} for one volume; raise "
+            f"--memory-gib: {self.memory_gib:g}, wanted {needed:.3g} for one volume; raise "
             "it or choose a smaller preset"
         )
 
@@ -139,13 +137,13 @@ def counted_gib(stages: Mapping[str, Stage], geometry: Geometry) -> float:
         stages: opened, by name; they run one after the other, their weights stay.
         geometry: of the volumes, with their number per batch.
     """
-    working = (_working(s, geometry, geometry.batch_volumes) for s in stages.values())
+    working = (_working(s, geometry) for s in stages.values())
     return (_weights(stages) + _MARGIN * max(working, default=0.0)) / _GIB
 
 
-def _working(stage: Stage, geometry: Geometry, volumes: int) -> float:
+def _working(stage: Stage, geometry: Geometry) -> float:
     working: Any = getattr(stage, "working_bytes", None)
-    return 0.0 if working is None else float(working(volumes, geometry.size))
+    return 0.0 if working is None else float(working(geometry.batch_volumes, geometry.size))
 
 
 def _weights(stages: Mapping[str, Stage]) -> int:

@@ -14,14 +14,12 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.data.datasets import Arrays, PairSet, Size, Spacing
-from common.data.labels import LabelSchema
+from common.data.datasets import Arrays, PairSet, SetHeader
 from common.errors import MedpairError
 from common.io.atomic import atomic_path, to_json
 from common.progress import Progress, silent
@@ -78,7 +76,7 @@ def write_compact(
     return float(max(line["error"] for line in lines))
 
 
-class CompactSet:
+class CompactSet(SetHeader):
     """A file that `write_compact` wrote, opened for reading.
 
     Args:
@@ -101,24 +99,7 @@ class CompactSet:
             raise MedpairError(
                 f"{path}: format {kind}, wanted {FORMAT}; write it again with medpair export"
             )
-        self.header: dict[str, Any] = header
-
-    @cached_property
-    def schema(self) -> LabelSchema:
-        """What the masks mean."""
-        return LabelSchema.from_dict(self.header["schema"], origin=str(self.dir))
-
-    @property
-    def spacing(self) -> Spacing | None:
-        """Voxel size in mm (D, H, W), None where it differs from pair to pair."""
-        value = self.header["spacing"]
-        return (float(value[0]), float(value[1]), float(value[2])) if value else None
-
-    @property
-    def size(self) -> Size | None:
-        """Voxels (D, H, W), None where it differs from pair to pair."""
-        value = self.header["size"]
-        return (int(value[0]), int(value[1]), int(value[2])) if value else None
+        self.header, self.origin = header, self.dir
 
     def lines(self, split: str | None = None) -> list[dict[str, Any]]:
         """Return id, split, person, shape and sums of the pairs, of one split or of all."""

@@ -50,7 +50,36 @@ class Arrays:
     spacing: Spacing | None = None
 
 
-class PairSet:
+class SetHeader:
+    """What the header of a pair set says, whether the set is a folder or one file.
+
+    Attributes:
+        header: its content without the pairs.
+        origin: the file that it stands in, for messages.
+    """
+
+    header: dict[str, Any]
+    origin: Path
+
+    @cached_property
+    def schema(self) -> LabelSchema:
+        """What the masks mean."""
+        return LabelSchema.from_dict(self.header["schema"], origin=str(self.origin))
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """Voxel size in mm (D, H, W), None where it differs from pair to pair."""
+        value = self.header["spacing"]
+        return (float(value[0]), float(value[1]), float(value[2])) if value else None
+
+    @property
+    def size(self) -> Size | None:
+        """Voxels (D, H, W), None where it differs from pair to pair."""
+        value = self.header["size"]
+        return (int(value[0]), int(value[1]), int(value[2])) if value else None
+
+
+class PairSet(SetHeader):
     """A folder of pairs; open it with `PairSet.open`, make it with `PairSet.create`."""
 
     def __init__(self, directory: Path, header: Mapping[str, Any]) -> None:
@@ -61,7 +90,7 @@ class PairSet:
             header: the content of `dataset.json` without its lists of pairs.
         """
         self.dir = directory
-        self.header = dict(header)
+        self.header, self.origin = dict(header), directory / "dataset.json"
         self.manifest = Manifest(directory / "manifest.jsonl")
 
     @classmethod
@@ -133,23 +162,6 @@ class PairSet:
         made = cls(directory, header)
         made._write_datalist()
         return made
-
-    @cached_property
-    def schema(self) -> LabelSchema:
-        """What the masks mean."""
-        return LabelSchema.from_dict(self.header["schema"], origin=str(self.dir / "dataset.json"))
-
-    @property
-    def spacing(self) -> Spacing | None:
-        """Voxel size in mm (D, H, W), None where it differs from pair to pair."""
-        value = self.header["spacing"]
-        return (float(value[0]), float(value[1]), float(value[2])) if value else None
-
-    @property
-    def size(self) -> Size | None:
-        """Voxels (D, H, W), None where it differs from pair to pair."""
-        value = self.header["size"]
-        return (int(value[0]), int(value[1]), int(value[2])) if value else None
 
     @property
     def intensity(self) -> dict[str, Any]:

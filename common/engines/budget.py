@@ -15,10 +15,10 @@ from common.errors import MedpairError
 
 ENDLESS = 10**9
 """Epochs of a training that its budget ends."""
-log = logging.getLogger(__name__)
-
 PROBE = 5
 """Updates from which the length of an epoch is estimated."""
+
+log = logging.getLogger(__name__)
 
 
 class Budget:
