@@ -25,7 +25,7 @@ help:
 	@echo "make lint        ruff, format check, mypy strict, import rules"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into build/site, warnings are errors; open build/site/index.html"
-	@echo "make bench       time steps, volumes, kernels and the pipeline, beside plain code (10 minutes); equal seeds give equal bytes"
+	@echo "make bench       time steps, volumes, kernels and the pipeline, beside plain code (20 minutes); equal seeds give equal bytes"
 	@echo "make mlflow      open MLflow on 127.0.0.1 for the training in RUN=<output_dir>, PORT=$(PORT)"
 	@echo "make label       start MONAI Label on 127.0.0.1 with the bundles and the scans in STUDIES=<folder>, LABEL_PORT=$(LABEL_PORT)"
 	@echo "make test-label  drive a real MONAI Label server (its environment: 4 minutes, 4 GB, once)"

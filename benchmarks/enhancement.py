@@ -27,6 +27,7 @@ from tables import table
 
 from common.bundles import bundles_dir
 from common.data.datasets import PairSet
+from common.engines.shards import read_state
 from common.engines.weights import read_card
 from common.io.atomic import write_json
 from common.io.manifest import sha256
@@ -66,13 +67,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mask-augmentation", type=Path, help="YAML file; default: the schema's")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--weights", help="folder of the segmenter's weights; default: shipped")
     return parser.parse_args()
 
 
 def with_slice_generator(words: argparse.Namespace, path: Path) -> Path:
     """Write GEM-3D's weights together with those of a slice generator of the same autoencoder."""
-    state, given = torch.load(words.gem, weights_only=True), words.slice_generator
-    extra = given and torch.load(given, weights_only=True)
+    state, given = read_state(words.gem), words.slice_generator
+    extra = given and read_state(given)
     extra = extra or shipped_part("slice_generator", words.preset)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({**state, **{f"slice_generator.{k}": v for k, v in extra.items()}}, path)
@@ -114,14 +116,15 @@ def judge(words: argparse.Namespace, name: str, out: Path) -> dict[str, Any]:
     made = read_images(out)
     # the masks are those of training persons, whom the paper's distance is measured against
     made = replace(made, persons=list(made.ids))
+    features = open_key(SEGMENTER, "features", words.preset, words.weights)
     held_out, training = (read_images(words.data, split) for split in ("validation", "training"))
     report: Any = judge_images(
         made,
         held_out,
         PairSet.open(words.data).schema,
         training=training,
-        extractors=[MapExtractor(open_key(SEGMENTER, "features", words.preset), "e")],
-        segment=segmenter_of(words.data, words.preset),
+        extractors=[MapExtractor(features, "e")],
+        segment=segmenter_of(words.data, words.preset, words.weights),
     )
     views = report["features"]["e"]["views"]
     copies = json.loads((out / "enhance.json").read_text(encoding="utf-8"))["copies"]["detail"]

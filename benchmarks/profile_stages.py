@@ -1,7 +1,9 @@
 """Where the time of a generation goes: seconds per stage, and kinds of operations within.
 
 One batch runs through the stages of a pipeline twice, the second time under torch's profiler. What
-no operation of torch accounts for is called "python and waiting".
+no operation of torch accounts for is called "python and waiting". Weights that do not ship are
+random ones, whose masks phantoms replace. Windows and slices cost the same in shallow volumes, so a
+large preset can be profiled with ``--depth``.
 
     python benchmarks/profile_stages.py --pipeline medgen3d --out profile.json
 """
@@ -10,18 +12,19 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from race import arguments, finish
+from memory import first_batch
+from race import arguments, finish, open_parser
 from torch.profiler import ProfilerActivity, profile
 
-from common.data.labels import load_schema
-from common.data.pairs import PairBatch
+from common.gating import BY_DEFAULT
 from common.pipeline import preset_geometry, read_pipeline
-from common.stages import open_stage
 
+SHIPPED = ("tiny",)
 KINDS = {
     "convolution": ("conv",),
     "matrix product": ("addmm", "mm", "bmm", "linear", "matmul"),
@@ -60,15 +63,16 @@ def shares(run: Any, device: str) -> dict[str, Any]:
 
 def main() -> None:
     """Profile every stage."""
-    words = arguments(__doc__.splitlines()[0], pipeline="medgen3d").parse_args()
+    parser = arguments(__doc__.splitlines()[0], pipeline="medgen3d", depth=0)
+    words = parser.parse_args()
     config = read_pipeline(words.pipeline)
-    geometry = preset_geometry(config["presets"], words.preset)
-    volumes = tuple(range(geometry.batch_volumes))
-    schema = load_schema(geometry.schema)
-    batch = PairBatch(volumes, 0, schema, geometry.spacing, geometry.size)
+    geometry = preset_geometry(config["presets"], words.preset, words.depth or None)
+    batch, phantoms = first_batch(geometry, empty=False)
     found: dict[str, Any] = {}
     for entry in config["stages"]:
-        stage = open_stage(entry["bundle"], words.preset).run
+        if words.preset not in entry.get(BY_DEFAULT, [words.preset]):
+            continue
+        stage = open_parser(entry["bundle"], words.preset).get_parsed_content("stage")
         began = time.perf_counter()
         after = stage(batch)
         seconds = time.perf_counter() - began
@@ -76,11 +80,11 @@ def main() -> None:
             "seconds": seconds,
             **shares(partial(stage, batch), words.device),
         }
-        batch = after
+        batch = after if words.preset in SHIPPED else replace(after, label_VDHW=phantoms)
     whole = sum(stage["seconds"] for stage in found.values())
     for stage in found.values():
         stage["share_of_all"] = round(stage["seconds"] / whole, 3)
-    finish(words, {"benchmark": "profile", "volumes": len(volumes), "stages": found})
+    finish(words, {"benchmark": "profile", "volumes": len(batch.volumes), "stages": found})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 The depths run in turns; seconds are medians, and what counts is the seconds per slice that is
 added from one depth to the next. Working memory is the peak of all tensors of a run less the
 volumes that go in and come out: counted on a CPU, see `common.engines.footprint.LiveBytes`, asked
-of CUDA otherwise. The refiner has a budget, below which it grows with the size of a slice.
+of CUDA otherwise. The refiner fills its budget, which holds three slices of the largest depth; in
+one that holds less than two, the one slice that is always taken grows with the depth. Differences
+of medians are noisy, so there are more turns than elsewhere.
 
     python benchmarks/r7_depth.py --stages mask,refine,volume --out r7.json
 """
@@ -107,8 +109,9 @@ def main() -> None:
         stages="mask,refine,volume",
         depths="",
         side=40,
-        budget=0.25,
+        budget=0.5,
     )
+    parser.set_defaults(repeats=11)
     words = parser.parse_args()
     found = {stage: measured(stage, words) for stage in words.stages.split(",")}
     finish(words, {"benchmark": "R7 depth", "stages": found})

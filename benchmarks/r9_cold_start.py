@@ -15,15 +15,16 @@ from pathlib import Path
 from race import arguments, finish
 
 PARTS = {
-    "python": "pass",
-    "import torch": "import torch",
-    "import monai": "import monai",
-    "medpair --version": "import medpair; medpair.main(['--version'])",
-    "medpair --help": "import medpair; medpair.main(['--help'])",
-    "open all stages": (
+    "python": ["-c", "pass"],
+    "import torch": ["-c", "import torch"],
+    "import monai": ["-c", "import monai"],
+    "medpair --version": ["-m", "medpair", "--version"],
+    "medpair --help": ["-m", "medpair", "--help"],
+    "open all stages": [
+        "-c",
         "from common.pipeline import read_pipeline; from common.stages import open_stage\n"
-        "for s in read_pipeline('medgen3d')['stages']: open_stage(s['bundle'], 'tiny')"
-    ),
+        "for s in read_pipeline('medgen3d')['stages']: open_stage(s['bundle'], 'tiny')",
+    ],
 }
 
 
@@ -50,8 +51,8 @@ def main() -> None:
     words = parser.parse_args()
     times: dict[str, list[float]] = {name: [] for name in [*PARTS, "one pair"]}
     for turn in range(words.repeats + 1):
-        for name, code in PARTS.items():
-            times[name] += [seconds_of(["-c", code])][: min(turn, 1)]
+        for name, command in PARTS.items():
+            times[name] += [seconds_of(command)][: min(turn, 1)]
         times["one pair"] += [pair([])][: min(turn, 1)]
     if words.compile:
         times["one pair, --compile, first"] = [pair(["--compile"])]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from race import peak_gib, timed
+from race import machine, peak_gib, timed
 from torch import Tensor
 
 from common.data.datasets import load_arrays
@@ -31,7 +31,6 @@ from common.diffusion.rng import STAGES, NoiseStream
 from common.diffusion.samplers import sample
 from common.engines.inferers import precision_context
 from common.io.atomic import to_json, write_json
-from common.io.manifest import versions
 from common.stages import open_key
 from sdm.refine import MOST_SLICES
 from sdm.slices import ViewSlices
@@ -167,8 +166,7 @@ def main() -> int:
             times[name].append(timed(run, words.device))
     median = {name: statistics.median(seconds) for name, seconds in times.items()}
     report = {
-        "device": torch.cuda.get_device_name() if words.device == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        **machine(words.device),
         "precision": words.precision,
         "size": words.size,
         "num_steps": words.num_steps,
@@ -177,7 +175,6 @@ def main() -> int:
         "ratio": {name: seconds / median["ours"] for name, seconds in median.items()},
         "memory_size": words.memory_size,
         "added_gib_by_guidance_and_budget_gb": {str(g): peaks(words, g) for g in GUIDANCE},
-        "versions": versions("medpair", "torch", "monai", "numpy"),
     }
     if words.out is not None:
         write_json(words.out, report)

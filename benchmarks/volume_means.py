@@ -44,7 +44,7 @@ def mean_of_draws(draws: list[ImageSet]) -> ImageSet:
 def main() -> None:
     """Judge one draw and the mean of all, and write ``means.md``."""
     words = arguments()
-    words.autoencoder = str(words.out / "autoencoder.pt")
+    words.autoencoder, words.preset = str(words.out / "autoencoder.pt"), "tiny"
     judge, found = Judge(words.data), []
     for name in words.only:
         work = words.out / name.replace(" ", "_")

@@ -7,6 +7,9 @@ alike. Diffusions sample in 10 steps and in 3, which draw less texture and come 
 scan. Finished parts are kept: started again, it goes on.
 
     python benchmarks/volumes.py --data PAIRSET --out DIR
+
+Other presets (``--preset small --autoencoder PT --weights DIR``) take that preset's networks; the
+widths of the baselines are those whose number of parameters comes near to GEM-3D's.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from parts import SEGMENTER, of_schema, segmenter_of, shipped_part
 from tables import table
 
 from common.data.datasets import PairSet
+from common.engines.shards import read_state
 from common.engines.weights import read_card
 from common.io.atomic import write_json
 from common.io.manifest import sha256
@@ -72,13 +76,18 @@ TWO_STAGES = (("train_slice", 0.6), ("train", 0.4))
 # as in the paper: nobody is guided, and without a slice nobody can know of changed intensities
 PLAIN = {"augment#jitter": 0.0}
 WHOLE = {"mask_dropout": 0.0, "informed_dropout": 0.0, "both_dropout": 0.0, **PLAIN}
-WIDE = {"network_def#channels": [16, 32, 64, 144, 288]}
-LATENT = {
-    "network_def#channels": [32, 88],
-    "network_def#head_channels": 8,
-    "mask_code": "subpixel",
-    "contour": True,
+LATENT = {"network_def#head_channels": 8, "mask_code": "subpixel", "contour": True}
+WIDTHS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "tiny": {
+        "pix2pix": {"network_def#channels": [16, 32, 64, 144, 288]},
+        "ldm3d": {"network_def#channels": [32, 88]},
+    },
+    "small": {
+        "pix2pix": {"network_def#channels": [40, 80, 160, 320, 656]},
+        "ldm3d": {"network_def#channels": [80, 192]},
+    },
 }
+"""By preset and inference config: widths of baselines."""
 
 
 def gem(**changes: Any) -> Contestant:
@@ -91,7 +100,7 @@ def pix2pix(informed: bool) -> Contestant:
     return Contestant(
         (("train_pix2pix", 1.0),),
         "pix2pix",
-        {"informed": informed, **WIDE},
+        {"informed": informed},
         PLAIN,
         rates=(0.001, 0.002),
         weights="pix2pix/model.pt",
@@ -144,6 +153,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--rate", type=float, help="for all, instead of choosing one for each")
     parser.add_argument("--only", nargs="*", choices=list(CONTESTANTS), help="some contestants")
+    parser.add_argument("--preset", default="tiny", choices=list(WIDTHS))
+    parser.add_argument("--weights", help="folder of the segmenter's weights; default: shipped")
     parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
     return parser.parse_args()
 
@@ -175,10 +186,12 @@ def train(
             **of_schema(words.data),
             **({} if name == "train_pix2pix" else {"autoencoder_weights": words.autoencoder}),
             **({"slice_generator_weights": None} if name == "train" else {}),
+            "preset": words.preset,
             **one.network,
+            **WIDTHS[words.preset].get(one.infer, {}),
             **one.training,
         }
-        open_workflow(BUNDLE, name, "tiny", overrides).run()
+        open_workflow(BUNDLE, name, words.preset, overrides).run()
     seconds = time.process_time() - began
     write_json(done, {"cpu_seconds": seconds, **settings})
     return seconds
@@ -212,11 +225,13 @@ def images_of(
         "weights": str(weights),
         **of_schema(words.data),
         **extra,
+        "preset": words.preset,
         **one.network,
+        **WIDTHS[words.preset].get(one.infer, {}),
         **one.sampling,
     }
     if not (pairs / "dataset.json").is_file():
-        open_workflow(BUNDLE, one.infer, "tiny", overrides).run()
+        open_workflow(BUNDLE, one.infer, words.preset, overrides).run()
         seconds = (time.perf_counter() - began) / len(PairSet.open(pairs).ids())
         write_json(speed, {"seconds": seconds})
     return read_images(pairs), float(json.loads(speed.read_text())["seconds"])
@@ -232,7 +247,7 @@ def autoencoder_for(data: str, weights: Path | None, out: Path) -> str:
     """
     path = out / "autoencoder.pt"
     out.mkdir(parents=True, exist_ok=True)
-    given = weights and torch.load(weights, weights_only=True)
+    given = weights and read_state(weights)
     torch.save(given or shipped_part("autoencoder", "tiny"), path)
     card = read_card(weights or weights_path(BUNDLE, "tiny"))
     schema = PairSet.open(data).schema.name
@@ -243,11 +258,11 @@ def autoencoder_for(data: str, weights: Path | None, out: Path) -> str:
 class Judge:
     """The scans and all that judges images."""
 
-    def __init__(self, data: str) -> None:
+    def __init__(self, data: str, preset: str = "tiny", weights: str | None = None) -> None:
         self.schema = PairSet.open(data).schema
         self.held_out, self.training = (read_images(data, s) for s in ("validation", "training"))
-        self.features = open_key(SEGMENTER, "features", "tiny")
-        self.segment = segmenter_of(data, "tiny")
+        self.features = open_key(SEGMENTER, "features", preset, weights)
+        self.segment = segmenter_of(data, preset, weights)
 
     def row(self, made: ImageSet) -> dict[str, Any]:
         """Return the scores of images made for all kept-back masks."""
@@ -291,7 +306,7 @@ def best_rate(words: argparse.Namespace, judge: Judge, name: str, one: Contestan
 
 def rows(words: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Train, run and judge every contestant, first seed first."""
-    judge, rates = Judge(words.data), dict[str, float]()
+    judge, rates = Judge(words.data, words.preset, words.weights), dict[str, float]()
     for seed in words.seeds:
         for name in words.only or CONTESTANTS:
             one = CONTESTANTS[name]
@@ -320,7 +335,7 @@ def rows(words: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def parameters(one: Contestant, work: Path) -> int:
     """Return how many numbers a contestant's own network has, the shared autoencoder apart."""
-    state = torch.load(work / one.weights, weights_only=True)
+    state = read_state(work / one.weights)
     own = {k: v for k, v in state.items() if not k.startswith("autoencoder.")}
     return sum(value.numel() for value in own.values())
 

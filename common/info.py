@@ -22,6 +22,7 @@ from common.bundles import (
 )
 from common.errors import MedpairError
 from common.gating import BY_DEFAULT
+from common.io.weight_files import shards_of
 from common.memory import free_gib, is_counted, needed_gib
 
 if TYPE_CHECKING:
@@ -195,4 +196,4 @@ def _by(values: Sequence[float] | None) -> str:
 
 
 def _mb(path: Path) -> str:
-    return f"{path.stat().st_size / 1e6:.1f}"
+    return f"{sum(p.stat().st_size for p in (path, *shards_of(path))) / 1e6:.1f}"

@@ -169,3 +169,33 @@ def budget_of(engine: Engine) -> Budget | None:
     """Return the budget that a trainer was given, None where it has none."""
     found = getattr(engine.state, "budget", None)
     return found if isinstance(found, Budget) else None
+
+
+def once_at(engine: Engine, share: float, call: Callable[[Engine], None]) -> None:
+    """Call something once in a training with a budget: when a share of it is spent.
+
+    A training that goes on from a checkpoint of a later time does not call it again.
+
+    Args:
+        engine: the trainer.
+        share: of the training's time, above 0, below 1.
+        call: gets the trainer after an update.
+    """
+    passed = True
+
+    def is_past() -> bool:
+        budget = budget_of(engine)
+        return budget is None or budget.fraction >= share
+
+    def start() -> None:
+        nonlocal passed
+        passed = is_past()
+
+    def look(engine: Engine) -> None:
+        nonlocal passed
+        if not passed and is_past():
+            passed = True
+            call(engine)
+
+    engine.add_event_handler(Events.STARTED, start)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, look)

@@ -1,10 +1,14 @@
-"""Weight files: a bare fp16 state dict, and beside it a JSON that says what it belongs to."""
+"""Weight files: a bare fp16 state dict, and beside it a JSON that says what it belongs to.
+
+Large ones are in shards, see `common.engines.shards`.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +16,22 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from common.engines.budget import once_at
 from common.engines.device import on_device
+from common.engines.shards import copy_state, read_state, save_state
 from common.errors import MedpairError
-from common.io.atomic import atomic_path, write_json
+from common.io.atomic import write_json
 from common.io.manifest import sha256
+
+HALF = "half"
+"""Folder of the weights at half time, beside the final ones."""
 
 
 def save_weights(network: nn.Module, path: Path, card: Mapping[str, Any]) -> None:
     """Write a network's weights in fp16 and their card ``<stem>.json``.
 
     Args:
-        network: its state dict is written bare, floating tensors as fp16.
+        network: its state dict is written, floating tensors as fp16.
         path: the ``.pt`` file.
         card: what they belong to; ``schema`` and ``preset`` are checked on loading.
     """
@@ -30,9 +39,7 @@ def save_weights(network: nn.Module, path: Path, card: Mapping[str, Any]) -> Non
         key: value.detach().cpu().half() if value.is_floating_point() else value.detach().cpu()
         for key, value in network.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    save_state(state, path)
     write_json(path.with_suffix(".json"), {**card, "sha256": sha256(path)})
 
 
@@ -77,9 +84,11 @@ def load_weights(
     if card.get("sha256") not in (None, sha256(path)):
         raise MedpairError(f"{path}: sha256 differs from {path.stem}.json; fetch the file again")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_state(path)
         kept = {k: v for k, v in network.state_dict().items() if k in may_lack}
         network.load_state_dict({**kept, **state})
+    except MedpairError:
+        raise
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise MedpairError(
@@ -121,18 +130,21 @@ def keep_weights(path: Path) -> None:
         card = path.with_suffix(".json")
         if card.is_file():
             shutil.copy(card, kept.with_suffix(".json"))
-        with atomic_path(kept) as temporary:
-            shutil.copy(path, temporary)
+        copy_state(path, kept)
 
 
 class ExportWeights:
     """Write the weights and their card when a training completes.
 
+    With a budget they are also written when half of it is spent, to the folder ``half`` beside: to
+    compare the two, since what remembers its scans more the longer it is trained is not the better.
+
     Args:
         network: what is written, usually the averaged network.
         path: the ``.pt`` file; None writes nothing.
         card: entries of the card; the iteration is added.
-        keep: weights that lie at the path are kept as ``<stem>_before.pt``, unless others are.
+        keep: weights that lie at the path are kept as ``<stem>_before.pt``, unless others are, and
+            nothing is written at half time.
     """
 
     def __init__(
@@ -143,11 +155,18 @@ class ExportWeights:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        if self.path is None:
+            return
+        engine.add_event_handler(Events.COMPLETED, self._write, self.path)
+        if not self.keep:
+            half = self.path.parent / HALF / self.path.name
+            once_at(engine, 0.5, partial(self._write, path=half))
 
-    def _write(self, engine: Engine) -> None:
-        if self.path is not None:
-            if self.keep:
-                keep_weights(self.path)
-            card = self.card | {"iterations": engine.state.iteration}
-            save_weights(self.network, self.path, card)
+    def written(self) -> nn.Module:
+        """Return the network whose weights are written."""
+        return self.network
+
+    def _write(self, engine: Engine, path: Path) -> None:
+        if self.keep:
+            keep_weights(path)
+        save_weights(self.written(), path, self.card | {"iterations": engine.state.iteration})

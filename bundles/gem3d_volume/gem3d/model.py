@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from common.engines.device import on_device
-from common.engines.weights import load_weights, save_weights
+from common.engines.weights import ExportWeights, load_weights
 from common.errors import MedpairError
 from common.networks.single import LAST_STEP, SingleInput, label_volumes
 from gem3d.autoencoder import SliceAutoencoder
@@ -197,8 +196,10 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-class ExportModel:
+class ExportModel(ExportWeights):
     """Write the weights of all parts as one file when the last training completes.
+
+    As `ExportWeights` also at half time; then the other parts are the final ones.
 
     Args:
         autoencoder: with its weights.
@@ -218,8 +219,8 @@ class ExportModel:
         slice_generator: SliceGenerator | None = None,
         slice_generator_weights: str | None = None,
     ) -> None:
-        self.autoencoder, self.volume = autoencoder, volume
-        self.path, self.card, self.slice_generator = Path(path), dict(card), None
+        super().__init__(volume, path, card)
+        self.autoencoder, self.volume, self.slice_generator = autoencoder, volume, None
         if slice_generator is not None and slice_generator_weights is not None:
             if not Path(slice_generator_weights).is_file():
                 raise MedpairError(
@@ -235,11 +236,7 @@ class ExportModel:
             )
             check_scale(autoencoder, self.slice_generator)  # now, not after the training
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.COMPLETED, self._write)
-
-    def _write(self, engine: Engine) -> None:
+    def written(self) -> Gem3D:
+        """Return the network of all parts."""
         assert self.slice_generator is None or isinstance(self.slice_generator, SliceGenerator)
-        whole = Gem3D(self.autoencoder, self.volume, self.slice_generator).check()
-        save_weights(whole, self.path, self.card | {"iterations": engine.state.iteration})
+        return Gem3D(self.autoencoder, self.volume, self.slice_generator).check()

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from common.engines.batches import Batch, IterationBatches
-from common.engines.budget import Budget, budget_of
+from common.engines.budget import Budget, budget_of, once_at
 from common.engines.checkpoints import Ema, Resume, latest_checkpoint, run_trainer
 from common.engines.handlers import SeedIterations, WarmupCosine, report_iterations
 from common.errors import MedpairError
@@ -251,3 +251,20 @@ def test_a_run_killed_in_its_last_validation_still_writes_its_weights(tmp_path: 
     again.run()
     assert again.rates == []
     assert written == [again.trainer.state.iteration]
+
+
+def half_time(folder: Path, budget: float | None, resumed_after: float = 0.0) -> list[int]:
+    """Return the iterations at which a call for half of a budget came."""
+    training, calls = Training(folder, budget), list[int]()
+    once_at(training.trainer, 0.5, lambda engine: calls.append(engine.state.iteration))
+    if budget is not None and (found := budget_of(training.trainer)) is not None:
+        found.spent = resumed_after
+    run_trainer(training.trainer)
+    return calls
+
+
+def test_half_time_comes_once_and_only_with_a_budget(tmp_path: Path) -> None:
+    # 30 s of updates of 1.5 s each: 15 s are spent after the tenth
+    assert half_time(tmp_path / "a", 0.5) == [10]
+    assert half_time(tmp_path / "b", 0.5, resumed_after=20.0) == []
+    assert half_time(tmp_path / "c", None) == []
