@@ -15,7 +15,7 @@ JOBS ?= auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-label lint format docs bench mlflow label label-setup train-tiny clean
+.PHONY: help setup demo test test-all test-label lint format docs bench mlflow label label-setup train-tiny results clean
 
 help:
 	@echo "make setup       install into $(VENV) (2-3 minutes, once); then $(BIN)/medpair is the command"
@@ -29,6 +29,7 @@ help:
 	@echo "make mlflow      open MLflow on 127.0.0.1 for the training in RUN=<output_dir>, PORT=$(PORT)"
 	@echo "make label       start MONAI Label on 127.0.0.1 with the bundles and the scans in STUDIES=<folder>, LABEL_PORT=$(LABEL_PORT)"
 	@echo "make test-label  drive a real MONAI Label server (its environment: 4 minutes, 4 GB, once)"
+	@echo "make results     train, choose, judge and compare at PRESET=small for MINUTES=60 a stage; RESULTS=--fast on a GPU"
 	@echo "make train-tiny  train the shipped tiny weights again from MEDPAIR_DATA (hours, resumable)"
 
 setup: $(VENV)/.setup
@@ -132,6 +133,26 @@ train-tiny: $(VENV)/.setup
 	$(BIN)/medpair train gem3d --stages volume --data $(OUT)/brain_oasis_tiny --preset tiny --out $(OUT)/train_tiny
 	$(BIN)/python -m monai.bundle run --config_file bundles/segmentation_eval/configs/train.yaml \
 		--dataset_dir $(OUT)/brain_oasis_tiny --output_dir $(OUT)/train_tiny/segmentation_eval
+
+# what docs/results.md says of a preset, from scans to results.json: hours on a GPU, days on a CPU; started again, it goes on
+PRESET ?= small
+MINUTES ?= 60
+RESULTS ?=
+SPACING_tiny := 4
+SPACING_small := 2
+SPACING_base := 1
+SIZE_tiny := 48x40x40
+SIZE_small := 96x80x80
+SIZE_base := 192x160x160
+SCANS = $(OUT)/brain_oasis_$(PRESET)
+results: $(VENV)/.setup
+	@test -n "$(SIZE_$(PRESET))" || { echo "error: PRESET='$(PRESET)', wanted tiny, small or base"; exit 1; }
+	@test -d "$(MEDPAIR_DATA)/brain_oasis" || { echo "error: MEDPAIR_DATA='$(MEDPAIR_DATA)' holds no folder brain_oasis: set it to the folder of real scans"; exit 1; }
+	test -f $(SCANS)/dataset.json || $(BIN)/medpair prepare \
+		--images "$(MEDPAIR_DATA)/brain_oasis" --labels "$(MEDPAIR_DATA)/brain_oasis" --schema brain4 \
+		--persons docs/how-to/brain_oasis_persons.csv --spacing $(SPACING_$(PRESET)) --size $(SIZE_$(PRESET)) --crop nonzero \
+		--out $(SCANS)
+	$(BENCH)/results.py --data $(SCANS) --preset $(PRESET) --minutes $(MINUTES) $(RESULTS) --out $(OUT)/results_$(PRESET)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import yaml
 from parts import SEGMENTER, SHOWN, of_schema, segmenter_of, shipped_part
-from tables import table
+from tables import write_table
 
 from common.bundles import bundles_dir
 from common.data.datasets import PairSet
@@ -152,7 +152,7 @@ def main() -> None:
         out = make(words, name, words.mav if name.startswith("MAV") else gem)
         found.append(judge(words, name, out))
         sys.stderr.write(f"{found[-1]}\n")
-        (words.out / "enhancement.md").write_text(table(found, COLUMNS), encoding="utf-8")
+        write_table(words.out / "enhancement", found, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables import table
+from tables import write_table
 
 from common.data.datasets import PairSet
 from common.errors import MedpairError
@@ -281,8 +281,7 @@ def main() -> None:
         rows += TABLES[words.table].rows(name, report_of(words, bench, name, folder))
         columns = list(rows[0])
         ddpm = [ddpm_row(words.ddpm, columns)] if words.ddpm else []
-        text = table([*ddpm, *rows], columns)
-        (words.out / f"{words.table}.md").write_text(text, encoding="utf-8")
+        write_table(words.out / words.table, [*ddpm, *rows], columns)
 
 
 if __name__ == "__main__":

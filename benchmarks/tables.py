@@ -1,9 +1,12 @@
-"""Rows of numbers as Markdown tables, for the benchmarks of this folder."""
+"""Rows of numbers as Markdown tables and as JSON, for the benchmarks of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from common.io.atomic import write_json, write_text
 
 
 def table(found: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
@@ -11,6 +14,14 @@ def table(found: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     lines += [" | ".join(_cell(row[column]) for column in columns) for row in found]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+def write_table(
+    path: Path, found: Sequence[dict[str, Any]], columns: Sequence[str], head: str = ""
+) -> None:
+    """Write rows as ``<path>.md``, below a head, and as ``<path>.json``."""
+    write_text(path.with_suffix(".md"), head + table(found, columns))
+    write_json(path.with_suffix(".json"), list(found))
 
 
 def _cell(value: Any) -> str:

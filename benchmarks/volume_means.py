@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tables import table
+from tables import write_table
 from volumes import CONTESTANTS, SEEDS, Judge, images_of
 
 from common.metrics.image_report import ImageSet
@@ -55,7 +55,7 @@ def main() -> None:
         for some in (draws[:1], draws):
             row = judge.row(mean_of_draws(some))
             found.append({"contestant": name, "draws": len(some), **row})
-    (words.out / "means.md").write_text(table(found, COLUMNS), encoding="utf-8")
+    write_table(words.out / "means", found, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from parts import SHOWN
-from tables import table
+from tables import write_table
 
 from common.data.datasets import PairSet
 from common.data.pictures import image_rows, label_rows, save_rows
@@ -188,7 +188,7 @@ def main() -> None:
             write_json(path, bench.row(name, replace(generator, sampler=sampler), words.out))
         found.append(json.loads(path.read_text(encoding="utf-8")))
         sys.stderr.write(f"{found[-1]}\n")
-        (words.out / "sampling.md").write_text(table(found, COLUMNS), encoding="utf-8")
+        write_table(words.out / "sampling", found, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from parts import SEGMENTER, of_schema, segmenter_of, shipped_part
-from tables import table
+from tables import write_table
 
 from common.data.datasets import PairSet
 from common.engines.shards import read_state
@@ -348,8 +348,7 @@ def main() -> None:
     for row in rows(words):
         found.append(row)
         sys.stderr.write(f"{row}\n")
-        text = f"{words.updates} updates\n\n{table(found, COLUMNS)}"
-        (words.out / "volumes.md").write_text(text, encoding="utf-8")
+        write_table(words.out / "volumes", found, COLUMNS, f"{words.updates} updates\n\n")
 
 
 if __name__ == "__main__":

@@ -308,6 +308,7 @@ def _record(job: Job, batch: PairBatch, slot: int, settings: Mapping[str, Any]) 
         "seed": job.seed,
         "volume": batch.volumes[slot],
         "start": batch.start[slot] if batch.start else None,
+        **({"joints": list(batch.joints[slot])} if batch.joints else {}),
         "intensity": {key: job.geometry.intensity[key] for key in ("lower", "upper")},
         "parameters": dict(settings),
         "versions": versions("medpair", "torch", "monai", "numpy"),

@@ -28,6 +28,7 @@ class PairBatch:
         label_VDHW: labels, uint8; None before the mask stage.
         image_VDHW: images in [-1, 1], float32; None before the image stage.
         faults: what is wrong with each volume, () for a good one; None where no gate has judged.
+        joints: of each volume the slices where a later window begins; None where nobody knows.
     """
 
     volumes: tuple[int, ...]
@@ -39,6 +40,7 @@ class PairBatch:
     label_VDHW: Tensor | None = None
     image_VDHW: Tensor | None = None
     faults: tuple[tuple[str, ...], ...] | None = None
+    joints: tuple[tuple[int, ...], ...] | None = None
 
     def check_schema(self, stage: str, schema: str) -> None:
         """Raise MedpairError unless the batch is of the schema that a stage's weights are for.

@@ -6,7 +6,7 @@ generated already are its `known` slices, the others its `new` ones.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, pairwise, zip_longest
 
 from common.errors import MedpairError
 
@@ -58,6 +58,14 @@ class WindowPlan:
     def padded_depth(self) -> int:
         """Slices that are written: the depth, or the window where it is longer (then crop)."""
         return max(self.depth, self.window)
+
+    @property
+    def joints(self) -> tuple[int, ...]:
+        """The slices k in 1..depth-1 that another window wrote than slice k - 1, in order."""
+        writer = dict.fromkeys(range(self.padded_depth), -1)
+        for number, window in enumerate(chain(*self.rounds)):
+            writer |= dict.fromkeys(window.new, number)
+        return tuple(k for j, k in pairwise(range(self.depth)) if writer[j] != writer[k])
 
     def __iter__(self) -> Iterator[tuple[Window, ...]]:
         return iter(self.rounds)

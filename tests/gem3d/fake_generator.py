@@ -53,6 +53,10 @@ class FakeGenerator:
             image = torch.where(context.known_VDHW, context.image_VDHW, image)
         return image * float("nan") if self.broken else image
 
+    def joints(self, depth: int, start: int) -> tuple[int, ...]:
+        """As if windows of eight slices began at the informed slice."""
+        return tuple(range(8, depth, 8))
+
 
 def fake_slices(
     position: Sequence[float],

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from common.diffusion.lockstep import lockstep
 from common.diffusion.windows import WindowPlan
 from common.errors import MedpairError
-from gem3d.plan import ReleasedWindow, informed_by, joints, plan_released, plan_volume
+from gem3d.plan import ReleasedWindow, informed_by, plan_released, plan_volume
 
 N = 16
 DEPTHS = (100, 138, 155)
@@ -67,7 +67,7 @@ def test_joints_are_where_windows_meet(depth: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, depth - 1))
     plan = plan_volume(depth, N, 1, start)
     _, *later = chain(*plan)
-    assert joints(plan) == sorted(w.new.stop if w.backward else w.new.start for w in later)
+    assert list(plan.joints) == sorted(w.new.stop if w.backward else w.new.start for w in later)
 
 
 @pytest.mark.parametrize(("depth", "left"), [(100, 7), (138, 10), (155, 11)])
@@ -94,7 +94,7 @@ def test_released_plan_starts_down_again_without_a_known_slice() -> None:
     assert (up.start, list(up.known), up.new) == (69, [], range(69, 85))
     assert (down.start, list(down.known), down.new) == (54, [], range(54, 70))
     assert informed_by(down, False) is None
-    assert 70 in joints(plan)
+    assert 70 in plan.joints
 
 
 @given(st.integers(1, 160), st.integers(2, 20), st.data())

@@ -13,7 +13,6 @@ from ignite.engine import Engine
 from monai.utils import CommonKeys
 
 from common.data.datasets import load_arrays
-from gem3d.plan import joints
 from gem3d.report import VolumeReport
 from gem3d.sampler import LatentSampler
 
@@ -65,7 +64,7 @@ def test_seams_show_at_the_joints_of_each_volumes_own_windows(
     plain = report(tmp_path / "plain", REAL, make, sampler)["seam_index"]
     seamed = REAL.copy()
     for image, start in zip(seamed, STARTS, strict=True):
-        for side, k in enumerate(joints(sampler.plan(24, start))):
+        for side, k in enumerate(sampler.plan(24, start).joints):
             image[k:] += 0.2 * (-1) ** side  # a step at the joint
     moved = REAL.copy()
     moved[:, 12:] += 0.2  # a step inside the start window

@@ -18,7 +18,6 @@ from common.errors import MedpairError
 from common.metrics.consistency import seam_index
 from gem3d.conditions import informed_maps
 from gem3d.network import VolumeDenoiser
-from gem3d.plan import joints
 from gem3d.sampler import LatentSampler, decode_in_chunks
 
 SCHEDULE = cosine(1000)
@@ -340,7 +339,7 @@ class Seams:
         latent = draw(
             sampler, network, depth, [17] * 3, size=(16, 16), impose=[sampler.informed] * 3
         )
-        ends = joints(sampler.plan(depth, 17))
+        ends = sampler.plan(depth, 17).joints
         slices = latent.transpose(0, 1).flatten(1)
         self.variance = float(slices.var())
         here = np.isin(np.arange(1, depth), ends)

@@ -56,6 +56,7 @@ def test_volumes_get_images_that_start_from_other_peoples_slices(
     assert made.image_VDHW.shape == masks.shape
     assert fake.calls == [(3, 4, 5)]
     assert made.start == tuple(slice_.index for slice_ in fake.informed)
+    assert made.joints == tuple(fake.joints(SIZE[0], start) for start in made.start)
     scans = {scan.id: scan for scan in open_scans(reference).of("training")}
     for slice_, label in zip(fake.informed, masks, strict=True):
         assert not slice_.impose

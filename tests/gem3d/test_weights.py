@@ -15,7 +15,6 @@ from common.metrics.consistency import seam_index
 from common.metrics.fidelity import evaluate_images
 from common.metrics.intensity import intensity_order
 from gem3d.generate import InformedSlice, VolumeGenerator
-from gem3d.plan import joints
 from gem3d.volumes import to_image
 
 BUNDLE = bundles_dir() / "gem3d_volume"
@@ -66,7 +65,7 @@ def test_held_back_scans_are_met(generator: VolumeGenerator, kept_back_scans: Ar
     plan = generator.sampler.plan(len(images[0]), MIDDLE)
     for image, label in zip(images, data.labels, strict=True):
         assert intensity_order(image, label, data.schema)["passed"] is True
-        assert seam_index(image, label, joints(plan), axis=0) < SEAM
+        assert seam_index(image, label, plan.joints, axis=0) < SEAM
 
 
 def test_a_brighter_informed_slice_makes_a_brighter_volume(

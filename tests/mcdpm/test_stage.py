@@ -10,6 +10,7 @@ from common.data.labels import load_schema
 from common.data.pairs import PairBatch
 from common.data.phantom import make_phantom
 from common.data.resize import resize_labels
+from common.diffusion.windows import plan_windows
 from common.errors import MedpairError
 from mcdpm.stage import MaskStage
 
@@ -42,8 +43,13 @@ def test_labels_and_starts_are_filled_in(make_stage: Callable[..., MaskStage], m
     assert torch.equal(done.label_VDHW, mask.expand(2, -1, -1, -1))
     assert done.start is not None
     assert done.image_VDHW is None
-    given = make_stage(mask)(batch(start=(0, DEPTH - 1)))
+    stage = make_stage(mask)
+    given = stage(batch(start=(0, DEPTH - 1)))
     assert given.start == (0, DEPTH - 1)
+    plans = [
+        plan_windows(DEPTH, stage.sampler.window, stage.sampler.overlap, s) for s in given.start
+    ]
+    assert given.joints == tuple(plan.joints for plan in plans)
     assert torch.equal(given.label_VDHW, done.label_VDHW)
 
 

@@ -76,7 +76,10 @@ def test_pairs_of_masks_and_volumes(whole: Path) -> None:
         assert pair.label.shape == pair.image.shape == (16, 40, 40)
         assert 0 <= pair.image.min() < pair.image.max() <= 1
         # the masks began at slice 0; the image began where they show a body
-        assert pair.label[pairs.record(pair.id)["start"]].any()
+        record = pairs.record(pair.id)
+        assert pair.label[record["start"]].any()
+        # of the volume's windows of 16 slices, not of the mask's of 6
+        assert record["joints"] == []
     assert pairs.header["generated"]["start"] == 0
     assert (whole / "contact_sheet.png").stat().st_size > 1000
 

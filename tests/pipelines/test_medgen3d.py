@@ -15,6 +15,7 @@ import pytest
 from common.bundles import bundles_dir
 from common.data.datasets import PairSet
 from common.data.phantom import write_phantom_set
+from common.diffusion.windows import plan_windows
 from common.errors import IncompleteError, MedpairError
 from common.pipeline import generate_pipeline, read_pipeline
 
@@ -52,7 +53,9 @@ def test_shipped_weights_make_brains(tmp_path: Path) -> None:
     generated = pairs.header["generated"]
     assert set(generated["stages"]) == {"mask", "image", "refine"}
     assert all(len(stage["weights_sha256"]) == 64 for stage in generated["stages"].values())
-    assert pairs.record(pair.id)["gate"]["passed"]
+    record = pairs.record(pair.id)
+    assert record["gate"]["passed"]
+    assert record["joints"] == list(plan_windows(48, 6, 2, record["start"]).joints)
     assert generated["gate"]["bundle"] == "segmentation_eval"
 
 

@@ -114,6 +114,15 @@ class VolumeGenerator:
         )
         return self._decode(latents)[..., : size[0], : size[1]].cpu()
 
+    def joints(self, depth: int, start: int) -> tuple[int, ...]:
+        """Return the slices where later windows begin in a volume.
+
+        Args:
+            depth: slices D.
+            start: index of the informed slice.
+        """
+        return self.sampler.plan(depth, start).joints
+
     def working_bytes(self, volumes: int, size: tuple[int, int, int]) -> int:
         """Return the bytes that a batch of volumes holds at its peak, beside the weights.
 

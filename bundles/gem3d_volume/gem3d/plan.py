@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise, zip_longest
+from itertools import zip_longest
 from typing import Literal
 
 from common.diffusion.windows import Window, WindowPlan, plan_side_by_side, plan_windows
@@ -120,14 +120,6 @@ def informed_by(window: Window, first: bool) -> int | None:
     if first or (isinstance(window, ReleasedWindow) and not window.known):
         return None
     return window.known.start if window.backward else window.known.stop - 1
-
-
-def joints(plan: WindowPlan) -> list[int]:
-    """The slices k in 1..depth-1 that another window wrote than slice k - 1, in order."""
-    writer = dict.fromkeys(range(plan.padded_depth), -1)
-    for number, window in enumerate(chain(*plan)):
-        writer |= dict.fromkeys(window.new, number)
-    return [k for j, k in pairwise(range(plan.depth)) if writer[j] != writer[k]]
 
 
 def _up(padded: int, window: int, start: int) -> Iterator[ReleasedWindow]:

@@ -20,7 +20,6 @@ from common.metrics.consistency import seam_index
 from common.metrics.extractors import Features, MapExtractor
 from common.metrics.image_report import judge_images, read_images
 from common.metrics.values import mean_of
-from gem3d.plan import joints
 from gem3d.sampler import LatentSampler
 
 
@@ -96,7 +95,7 @@ class VolumeReport:
 
     def _seams(self, sampler: LatentSampler) -> object:
         found = [
-            seam_index(image, label, joints(sampler.plan(len(image), start)), axis=0)
+            seam_index(image, label, sampler.plan(len(image), start).joints, axis=0)
             for image, label, start in zip(self.images, self.data.labels, self.starts, strict=True)
         ]
         return mean_of(found, "no window joint lies in the foreground")

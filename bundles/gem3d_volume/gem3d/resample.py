@@ -44,6 +44,9 @@ class Generator(Protocol):
     ) -> Tensor:
         """Return images (V, D, H, W) in [-1, 1]."""
 
+    def joints(self, depth: int, start: int) -> tuple[int, ...]:
+        """Return the slices where later windows begin in a volume."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -171,12 +174,15 @@ def _write_batch(
     written = []
     for task, target, image in zip(batch, targets, images, strict=False):
         if task.id in missing:
-            _write(pairset, task, target, image, seed)
+            joints = generate.joints(len(target.label), target.choice.informed.index)
+            _write(pairset, task, target, image, {"seed": seed, "joints": list(joints)})
             written.append(task.id)
     return written
 
 
-def _write(pairset: PairSet, task: Task, target: Target, image_DHW: Tensor, seed: int) -> None:
+def _write(
+    pairset: PairSet, task: Task, target: Target, image_DHW: Tensor, made: Mapping[str, Any]
+) -> None:
     image = ((image_DHW.float().cpu().numpy() + 1) / 2).clip(0, 1).astype(np.float32)
     if not np.isfinite(image).all():
         raise MedpairError(f"pair {task.id}: NaN in the image; check the weights")
@@ -184,7 +190,7 @@ def _write(pairset: PairSet, task: Task, target: Target, image_DHW: Tensor, seed
         "split": task.scan.split,
         "person": task.scan.person,
         "source": {"mask": task.scan.id, "person": task.scan.person},
-        "seed": seed,
+        **made,
         "volume": task.volume,
         "informed": target.choice.record,
         **target.record,

@@ -159,7 +159,9 @@ class VolumeStage:
         ]
         informed = [choice.informed for choice in chosen]
         image = self.generator(batch.label_VDHW, informed, volumes=batch.volumes, seed=batch.seed)
-        return replace(batch, image_VDHW=image, start=tuple(slice_.index for slice_ in informed))
+        starts = tuple(slice_.index for slice_ in informed)
+        joints = tuple(self.generator.joints(batch.size[0], start) for start in starts)
+        return replace(batch, image_VDHW=image, start=starts, joints=joints)
 
     def _choose(self, label: np.ndarray, seed: int, volume: int) -> Choice:
         if self.references:

@@ -18,7 +18,7 @@ from common.diffusion.overlap import KnownSlices
 from common.diffusion.rng import STAGES, NoiseStream
 from common.diffusion.samplers import sample
 from common.diffusion.schedules import select_timesteps
-from common.diffusion.windows import plan_windows
+from common.diffusion.windows import WindowPlan, plan_windows
 from common.engines.footprint import peak_bytes
 from common.engines.inferers import AutocastInferer
 from mcdpm.diffusion import MaskDiffusion, network_input
@@ -80,7 +80,7 @@ class MaskSampler:
         """
         device = next(network.parameters()).device
         codec = self.diffusion.codec
-        plans = [plan_windows(depth, self.window, self.overlap, start) for start in starts]
+        plans = [self.plan(depth, start) for start in starts]
         shape = (len(plans), plans[0].padded_depth, *self.size)
         label_VDHW = torch.zeros(shape, dtype=torch.uint8, device=device)
         kept: list[dict[int, Tensor]] = [{} for _ in plans]
@@ -96,6 +96,10 @@ class MaskSampler:
                 label_VDHW[placed.slot, rows] = codec.decode(new)
         ordered = [torch.stack([by_slice[z] for z in range(depth)]) for by_slice in kept]
         return torch.stack(ordered)
+
+    def plan(self, depth: int, start: int) -> WindowPlan:
+        """Return the windows of a volume; arguments and errors as of `plan_windows`."""
+        return plan_windows(depth, self.window, self.overlap, start)
 
     def _round(
         self,

@@ -36,7 +36,7 @@ class MaskStage:
     clean: bool = True
 
     def __call__(self, batch: PairBatch) -> PairBatch:
-        """Return the batch with ``label_VDHW`` and ``start`` filled.
+        """Return the batch with ``label_VDHW``, ``start`` and ``joints`` filled.
 
         Raises:
             MedpairError: if the batch is of another schema or a start lies outside the volume.
@@ -52,8 +52,9 @@ class MaskStage:
             finish=partial(resize_scores, size=batch.size[1:]),
         )
         labels = torch.stack([self._cleaned(volume, batch) for volume in made.cpu()])
+        joints = tuple(self.sampler.plan(batch.size[0], start).joints for start in starts)
         # an image that came along belongs to another mask
-        return replace(batch, label_VDHW=labels, image_VDHW=None, start=starts)
+        return replace(batch, label_VDHW=labels, image_VDHW=None, start=starts, joints=joints)
 
     def working_bytes(self, volumes: int, size: tuple[int, int, int]) -> int:
         """Return the bytes that a batch of volumes holds at its peak, beside the weights.

@@ -73,6 +73,12 @@ def test_published_examples() -> None:
     assert sum(len(r) for r in plan_windows(96, 6, 2, 40)) == 24
 
 
+def test_joints_are_where_another_window_wrote() -> None:
+    # the start window writes 4..9, then 10..13 and 0..3; the last is moved inwards and writes 14
+    assert plan_windows(15, 6, 2, 4).joints == (4, 10, 14)
+    assert plan_windows(5, 6, 2, 0).joints == ()
+
+
 def test_forward_and_backward_run_side_by_side() -> None:
     assert len(plan_windows(96, 6, 2, 45)) < 0.6 * len(plan_windows(96, 6, 2, 0))
 
