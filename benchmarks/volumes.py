@@ -83,8 +83,8 @@ WIDTHS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "ldm3d": {"network_def#channels": [32, 88]},
     },
     "small": {
-        "pix2pix": {"network_def#channels": [40, 80, 160, 320, 656]},
-        "ldm3d": {"network_def#channels": [80, 192]},
+        "pix2pix": {"network_def#channels": [20, 40, 80, 160, 328]},
+        "ldm3d": {"network_def#channels": [40, 96]},
     },
 }
 """By preset and inference config: widths of baselines."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -66,6 +67,10 @@ class RayEngine:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise MedpairError(f"--workers: {self.workers}, wanted >= 1; ask for at least one")
+        if find_spec("ray") is None:  # said before a pair set is begun
+            raise MedpairError(
+                "--engine ray: Ray is not installed; pip install 'medpair[ray]', or --engine local"
+            )
 
     def __call__(self, run: Run, groups: Sequence[int]) -> None:
         """Make all pairs of some groups of volumes; see `common.runs.Engine`."""
@@ -121,12 +126,8 @@ class RayEngine:
 @contextmanager
 def _ray() -> Iterator[Any]:
     """Yield Ray, started on this machine alone where no cluster is named or running."""
-    try:
-        import ray
-    except ImportError as error:
-        raise MedpairError(
-            "--engine ray: Ray is not installed; pip install 'medpair[ray]', or --engine local"
-        ) from error
+    import ray
+
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

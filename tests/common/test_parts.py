@@ -227,7 +227,7 @@ def test_ray_gives_the_bytes_of_the_local_engine(
 def test_without_ray_the_repair_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from common.ray_engine import RayEngine
 
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr("common.ray_engine.find_spec", lambda name: None)
     with pytest.raises(MedpairError, match=r"pip install 'medpair\[ray\]', or --engine local"):
         run_stages(STAGES, job(tmp_path), {}, engine=RayEngine(broken_stages))
     with pytest.raises(MedpairError, match="--workers: 0, wanted >= 1"):
