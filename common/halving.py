@@ -54,7 +54,7 @@ def run_halving(
     try:
         return stage(batch), volumes
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if out_of_memory(error) is None:
             raise
         said = " ".join(str(error).split())[:150]
     if volumes == 1 or exact:
@@ -82,16 +82,18 @@ def _halves(
     return joined([part for part, _ in parts]), min(size for _, size in parts)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on a GPU or on the CPU."""
+def out_of_memory(error: BaseException) -> BaseException | None:
+    """Return what says that memory ran out, an error or a cause of it, on a GPU or on the CPU.
+
+    None where nothing does.
+    """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, torch.OutOfMemoryError | MemoryError):
-            return True
-        if isinstance(cause, RuntimeError) and any(word in str(cause) for word in _SAYS):
-            return True
+        says = isinstance(cause, RuntimeError) and any(word in str(cause) for word in _SAYS)
+        if says or isinstance(cause, torch.OutOfMemoryError | MemoryError):
+            return cause
         cause = cause.__cause__ or cause.__context__
-    return False
+    return None
 
 
 def taken(batch: PairBatch, part: slice) -> PairBatch:

@@ -12,6 +12,7 @@ import torch
 from common.engines.device import pick_device
 from common.errors import MedpairError
 from common.gating import StageEntry
+from common.halving import out_of_memory
 
 FAST: Mapping[str, Any] = {"compile": True, "fused": True, "cache_device": "@device"}
 """Options of the training configs that are meant for GPUs.
@@ -86,7 +87,7 @@ def free_memory() -> None:
 
 @contextmanager
 def memory_errors(preset: str) -> Iterator[None]:
-    """Say in one line that a GPU's memory did not do for the block.
+    """Say in one line that the memory did not do for the block.
 
     Args:
         preset: that is trained, for the message.
@@ -96,14 +97,12 @@ def memory_errors(preset: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, torch.OutOfMemoryError):
-            cause = cause.__cause__
+    except (RuntimeError, MemoryError) as error:
+        cause = out_of_memory(error)
         if cause is None:
             raise
         reason = " ".join(str(cause).split())[:160]
         raise MedpairError(
-            f"the GPU's memory is too small for training preset {preset} ({reason}); choose a "
+            f"memory is too small for training preset {preset} ({reason}); choose a "
             "smaller --preset, or a smaller batch_size in the training config"
         ) from None

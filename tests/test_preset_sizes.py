@@ -1,4 +1,4 @@
-"""Presets whose weights are meant for the repository fit into it, with room for the headers of their files."""
+"""Presets whose weights are meant for the repository fit into it, their headers as well."""
 
 from __future__ import annotations
 

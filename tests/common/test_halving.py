@@ -10,7 +10,7 @@ import torch
 from common.data.labels import load_schema
 from common.data.pairs import PairBatch
 from common.errors import MedpairError
-from common.halving import is_out_of_memory, joined, run_halving, taken
+from common.halving import joined, out_of_memory, run_halving, taken
 
 
 def batch(count: int) -> PairBatch:
@@ -74,7 +74,7 @@ def test_what_fitted_is_remembered() -> None:
 def test_memory_that_runs_out_elsewhere_is_understood(said: str) -> None:
     outer = RuntimeError("a compiled graph failed")
     outer.__cause__ = RuntimeError(said)
-    assert is_out_of_memory(outer)
+    assert out_of_memory(outer)
 
 
 def test_exact_refuses_halves() -> None:
@@ -92,9 +92,9 @@ def test_other_errors_pass() -> None:
 def test_the_allocator_of_the_cpu_is_understood() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**55, dtype=torch.uint8)
-    assert is_out_of_memory(caught.value)
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert out_of_memory(caught.value)
+    assert out_of_memory(MemoryError())
+    assert out_of_memory(RuntimeError("shapes differ")) is None
 
 
 def test_parts_join_to_the_whole() -> None:

@@ -46,6 +46,8 @@ def test_memory_that_runs_out_is_one_line() -> None:
         with memory_errors("base"):
             raise RuntimeError("of MONAI") from torch.OutOfMemoryError("CUDA out of\nmemory")
     assert "\n" not in str(e.value)
+    with pytest.raises(MedpairError, match="can't allocate"), memory_errors("base"):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 TB")
     with pytest.raises(RuntimeError, match="another"), memory_errors("base"):
         raise RuntimeError("another")
 
