@@ -23,7 +23,7 @@ from common.io.weight_files import shards_folder, shards_of
 LIMIT = 12_000_000
 """Most bytes of a file, unless a single tensor is larger."""
 
-HEADERS = 0.98  # share of a file that tensors may take
+HEADERS = 0.98  # share of a shard that tensors may take
 INDEX = "shards"
 
 
@@ -38,11 +38,12 @@ def save_state(state: Mapping[str, Tensor], path: Path, limit: int = LIMIT) -> N
         path: the ``.pt`` file; shards go to the folder ``<stem>_shards`` beside it.
         limit: most bytes of a file.
     """
-    parts = list(_parts(state, int(HEADERS * limit)))
-    shards: dict[str, str] = {}
-    if len(parts) > 1:
+    content, shards = _bytes(state), dict[str, str]()
+    if len(content) > limit:
+        parts = _parts(state, int(HEADERS * limit))
         shards = dict(_save_shard(part, shards_folder(path)) for part in parts)
-    write_bytes(path, _bytes({INDEX: shards} if shards else dict(state)))
+        content = _bytes({INDEX: shards})
+    write_bytes(path, content)
     for old in shards_of(path):
         if old.name not in shards:
             old.unlink()
@@ -112,5 +113,5 @@ def _save_shard(part: Mapping[str, Tensor], folder: Path) -> tuple[str, str]:
 def _bytes(content: Mapping[str, Any]) -> bytes:
     """Return what `torch.save` writes; to a file it would write the file's name as well."""
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(dict(content), buffer)
     return buffer.getvalue()

@@ -1,11 +1,12 @@
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from common.engines import shards
+from common.engines import shards, weights
 from common.engines.shards import LIMIT, copy_state, read_state, save_state
 from common.engines.weights import keep_weights, load_weights, save_weights
 from common.errors import MedpairError
@@ -29,7 +30,7 @@ def test_a_small_state_is_one_bare_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
-@pytest.mark.parametrize("limit", [4500, 10_000, 20_000])
+@pytest.mark.parametrize("limit", [6000, 10_000, 20_000])
 def test_a_large_state_comes_back_from_files_below_the_limit(limit: int, tmp_path: Path) -> None:
     save_state(state(), tmp_path / "model.pt", limit)
     found = shards_of(tmp_path / "model.pt")
@@ -107,7 +108,7 @@ def test_a_network_named_shards_is_no_index(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
 def test_a_bad_shard_is_named(harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "HEADERS", 1e-3)
+    monkeypatch.setattr(weights, "save_state", partial(save_state, limit=25_000))
     network = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100))
     path = tmp_path / "model.pt"
     save_weights(network, path, {"schema": "brain4", "preset": "small"})
@@ -123,7 +124,7 @@ def test_a_bad_shard_is_named(harm: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_weights_that_are_kept_keep_their_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "HEADERS", 1e-3)
+    monkeypatch.setattr(weights, "save_state", partial(save_state, limit=25_000))
     path = tmp_path / "model.pt"
     before, after = (nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100)) for _ in range(2))
     save_weights(before, path, {"preset": "small"})
