@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from monai.bundle import ConfigParser
+
 from common.bundles import bundles_dir
 from common.errors import MedpairError
 from common.io.atomic import write_json
@@ -79,5 +81,9 @@ def monai(bundle: str, config: str, overlay: str | None = None, **keys: object) 
     root = bundles_dir() / bundle
     files = [root / "configs" / f"{config}.yaml", root / "presets" / f"{overlay}.yaml"]
     given = [str(path) for path in files if path.is_file()]
+    known = ConfigParser.load_config_files(given)
+    unknown = [key for key in keys if key not in known]
+    if unknown:  # MONAI would take it and change nothing
+        raise MedpairError(f"{files[0]}: no key {unknown[0]}; correct the step")
     words = [str(word) for key, value in keys.items() for word in (f"--{key}", value)]
     return ["-m", "monai.bundle", "run", "--config_file", json.dumps(given), *words]

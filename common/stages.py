@@ -137,6 +137,7 @@ def open_workflow(
     configs, overlay = root / "configs", root / "presets" / f"{preset}.yaml"
     files = [str(configs / f"{kind}.yaml")] + ([str(overlay)] if overlay.is_file() else [])
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # its habits, no faults
+    logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)  # what it says is raised
     workflow = ConfigWorkflow(
         config_file=files,
         meta_file=str(configs / "metadata.json"),

@@ -51,6 +51,14 @@ def test_options_become_words(module: Any) -> None:
     assert made == ["-m", "medpair", "judge", "--real", "a", "--fast", "--set", "x", "--set", "y"]
 
 
+def test_a_key_that_a_config_lacks_is_refused(module: Any) -> None:
+    words = module("steps").monai("segmentation_eval", "train", "small", minutes=3)
+    assert words[-2:] == ["--minutes", "3"]
+    assert json.loads(words[4])[1].endswith("presets/small.yaml")
+    with pytest.raises(MedpairError, match=r"ranges\.yaml: no key minutes; correct the step"):
+        module("steps").monai("segmentation_eval", "ranges", minutes=3)
+
+
 @pytest.mark.parametrize(
     ("copies", "distance", "wanted"),
     [

@@ -193,7 +193,8 @@ def once_at(engine: Engine, share: float, call: Callable[[Engine], None]) -> Non
 
     def look(engine: Engine) -> None:
         nonlocal passed
-        if not passed and is_past():
+        # not before the budget may still be refused
+        if not passed and engine.state.iteration > PROBE and is_past():
             passed = True
             call(engine)
 
