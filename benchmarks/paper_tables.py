@@ -11,7 +11,8 @@ As in the papers, distances are those to the training scans, also for images tha
 masks of training persons; the kept-back scans give the floor. Features: the encoder of our
 segmenter, and the networks that ``--backbones`` (YAML, as for `medpair judge`) names. The papers'
 LPIPS stands beside a distance of the same form on our encoder, which needs no weights of others.
-The row of the DDPM is what its own config measured: slices against random halves of real persons.
+The DDPM makes slices, which a network that sees volumes cannot judge: ``--slice-network`` (of
+`slice_network.py`, or another) judges all; without it the row is what the DDPM's own config found.
 DIR gets ``<table>.md`` and, per set, a report; a set that has not changed is not judged again.
 """
 
@@ -36,14 +37,25 @@ from common.io.manifest import sha256
 from common.judging import read_backbones
 from common.metrics.backbones import open_backbones
 from common.metrics.diversity import Pairs, diversity, pairwise_lpips, pairwise_ms_ssim
-from common.metrics.extractors import Features, MapExtractor, SliceExtractor
+from common.metrics.extractors import (
+    Features,
+    MapExtractor,
+    SliceExtractor,
+    SliceNetwork,
+    open_slice_network,
+)
+from common.metrics.features import slice_features
 from common.metrics.image_report import ImageSet, judge_images, read_images, scans_of
 from common.metrics.perceptual import map_distance, open_lpips
+from common.metrics.set_distances import frechet_distance
 from common.metrics.values import Value, mean_of, not_computed
 from common.stages import open_key
 
 BUNDLE = "segmentation_eval"
 VIEWS = {"A": "axial", "C": "coronal", "S": "sagittal"}
+SLICES_BY = "slice network"
+BODY, LEAST = 0.1, 0.01
+"""Intensity of a body; share of a slice that it must fill."""
 SLICES = not_computed("it makes slices, no volumes")
 WHOLE = {"fid": dict.fromkeys(("distance", "ratio"), not_computed("it sees volumes, no slices"))}
 Row = dict[str, Any]
@@ -57,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], help="NAME=generated pair set")
     parser.add_argument("--ddpm", type=Path, help="samples.json of sdm_refiner's sample_ddpm.yaml")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--slice-network", help="TorchScript or weights of a ResNet-50")
     parser.add_argument("--backbones", help="YAML file of weights, as for medpair judge")
     parser.add_argument("--preset", default="tiny", help="of the segmenter")
     parser.add_argument("--weights", help="folder of the segmenter's weights; default: shipped")
@@ -75,6 +88,7 @@ class Bench:
     features: Features
     extractors: Sequence[SliceExtractor]
     lpips: Any
+    of_slices: SliceNetwork | None
 
     @property
     def schema(self) -> Any:
@@ -90,9 +104,13 @@ def open_bench(words: argparse.Namespace) -> Bench:
     lpips = open_lpips((given.pop("lpips", None) or {}).get("weights"))
     others = open_backbones(given).values()
     opened = [extractor for extractor in others if not isinstance(extractor, str)]
-    own = MapExtractor(features, "encoder")
+    seen = (
+        None if words.slice_network is None else open_slice_network(words.slice_network, SLICES_BY)
+    )
+    assert not isinstance(seen, str)
+    all_of = [MapExtractor(features, "encoder"), *([seen] if seen else []), *opened]
     held_out, training = (read_images(words.real, s) for s in ("validation", "training"))
-    return Bench(words.real, words.pairs, held_out, training, features, [own, *opened], lpips)
+    return Bench(words.real, words.pairs, held_out, training, features, all_of, lpips, seen)
 
 
 def distances(bench: Bench, made: ImageSet) -> dict[str, Any]:
@@ -238,12 +256,43 @@ TABLES = {
 }
 
 
-def ddpm_row(path: Path, columns: Sequence[str]) -> Row:
-    """Return the row of the 2D baseline, whose own report has its distances per view."""
+def slice_distances(bench: Bench, slices: Mapping[str, Any]) -> dict[str, dict[str, Value]]:
+    """Return the distance of slices to the training scans per view, its floor and their ratio.
+
+    As for volumes, slices without a body do not count.
+
+    Args:
+        bench: the real scans and the network.
+        slices: (N, a, b) of each view, normalised intensities.
+    """
+    network, axis = bench.of_slices, bench.schema.slice_axis
+    assert network is not None
+    training, kept = (
+        slice_features(network, s.images, s.labels, axis).views
+        for s in (bench.training, bench.held_out)
+    )
+    found: dict[str, dict[str, Value]] = {}
+    for view, drawn in slices.items():
+        shown = drawn[(drawn > BODY).mean(axis=(1, 2)) > LEAST]
+        real = np.concatenate(training[view])
+        distance = frechet_distance(network.of_slices(shown), real)
+        floor = frechet_distance(np.concatenate(kept[view]), real)
+        found[view] = {"distance": distance, "floor": floor, "ratio": distance / floor}
+    return found
+
+
+def ddpm_row(bench: Bench, path: Path, columns: Sequence[str]) -> Row:
+    """Return the row of the 2D baseline, from the slices and the report of its own config."""
     report = json.loads(path.read_text(encoding="utf-8"))
-    found = {v: report["frechet_distance"][VIEWS[v]] for v in "ACS"}
     row: Row = dict.fromkeys(columns, SLICES)
-    row |= {"generator": "DDPM (2D, per view)", "features": report["extractor"]}
+    if bench.of_slices is None:
+        found = {v: report["frechet_distance"][VIEWS[v]] for v in "ACS"}
+        row |= {"features": report["extractor"]}
+    else:
+        with np.load(path.with_name("samples.npz")) as samples:
+            found = slice_distances(bench, {v: samples[VIEWS[v]][:, 0] for v in "ACS"})
+        row |= {"features": bench.of_slices.name}
+    row |= {"generator": "DDPM (2D, per view)"}
     row |= {f"FID {v}": fid["distance"] for v, fid in found.items()}
     row |= {f"FID/floor {v}": fid["ratio"] for v, fid in found.items()}
     reason = str(found["A"]["distance"]).removeprefix("not computed: ")
@@ -259,6 +308,7 @@ def report_of(words: argparse.Namespace, bench: Bench, name: str, folder: str) -
         "sets": [sha256(Path(f) / "manifest.jsonl") for f in (words.real, folder)],
         "backbones": [extractor.name for extractor in bench.extractors],
         "options": [words.preset, words.weights, words.backbones, words.pairs],
+        "slice_network": words.slice_network and sha256(words.slice_network),
     }
     if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -280,7 +330,7 @@ def main() -> None:
     for name, _, folder in named:
         rows += TABLES[words.table].rows(name, report_of(words, bench, name, folder))
         columns = list(rows[0])
-        ddpm = [ddpm_row(words.ddpm, columns)] if words.ddpm else []
+        ddpm = [ddpm_row(bench, words.ddpm, columns)] if words.ddpm else []
         write_table(words.out / words.table, [*ddpm, *rows], columns)
 
 

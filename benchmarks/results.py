@@ -131,7 +131,14 @@ class Results:
         if "3D-alpha-WGAN" in chosen:
             sets.insert(0, f"3D-alpha-WGAN={self._wgan(room)}")
         ddpm = self._ddpm(room) if "DDPM" in chosen else None
+        seen = {
+            "data": self.data,
+            "minutes": min(self.words.minutes, 5.0),
+            "out": room / "slices.pt",
+        }
+        self.step("slice_network", command(HERE / "slice_network.py", **seen))
         given = {"real": self.data, "ddpm": ddpm, "set": sets, "out": room / "tables"}
+        given |= {"slice_network": seen["out"]}
         table = command(HERE / "paper_tables.py", "medgen3d-1", **given, **self.judged_by)
         self.step("medgen3d-1", table)
 
@@ -141,7 +148,7 @@ class Results:
         trained, samples = room / "ddpm", room / "ddpm_samples"
         how = {"minutes": self.words.minutes, "output_dir": trained}
         self.step("train_ddpm", monai("sdm_refiner", "train_ddpm", **data, **how))
-        how = {"weights": trained / "model.pt", "output_dir": samples}
+        how = {"weights": trained / "model.pt", "output_dir": samples, "slices_per_view": 160}
         self.step("sample_ddpm", monai("sdm_refiner", "sample_ddpm", **data, **how))
         return samples / "samples.json"
 

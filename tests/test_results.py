@@ -90,7 +90,13 @@ def test_kept_back_scans_choose_among_states_that_do_not_copy(
 
 
 def report() -> dict[str, Any]:
-    row = {"ratio": 1.5, "FID/floor A": 1.0, "FID/floor C": 2.0, "FID/floor S": 1.5}
+    row = {
+        "features": "slice network",
+        "ratio": 1.5,
+        "FID/floor A": 1.0,
+        "FID/floor C": 2.0,
+        "FID/floor S": 1.5,
+    }
     return {
         "options": {"shipped": False, "minutes": 30.0, "pairs": 20},
         "device": "a processor",
