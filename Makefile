@@ -88,6 +88,7 @@ bench: $(VENV)/.setup
 	$(BENCH)/r2_mask.py --out $(OUT)/bench/r2_mask.json
 	$(BENCH)/refiner.py --out $(OUT)/bench/r3_refiner.json
 	$(BENCH)/r4_volume.py --out $(OUT)/bench/r4_volume.json
+	$(BENCH)/training.py --data phantom:brain4:48x40x40:4 --copies 0 --variants "plain,as shipped" --updates 2 --out $(OUT)/bench/r6_training.json
 	$(BENCH)/r7_depth.py --out $(OUT)/bench/r7_depth.json
 	$(BENCH)/r8_kernels.py --out $(OUT)/bench/r8_kernels.json
 	$(BENCH)/r9_cold_start.py --out $(OUT)/bench/r9_cold_start.json

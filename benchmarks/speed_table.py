@@ -78,6 +78,17 @@ def kernel_rows(report: Report) -> Iterator[str]:
                 yield f"| {shape} | {kernel} | {name} | {entry['seconds'] * 1e3:.3g} | {reached} |"
 
 
+def training(report: Report) -> Iterator[str]:
+    """Yield the table of R6."""
+    yield "\n| training | variant | windows/s, median (range) | waited | GFLOP a window |"
+    yield "|---|---|---|---|---|"
+    for name, variants in report["trainings"].items():
+        for variant, e in variants.items():
+            rate = f"{e['windows_per_s']:.3g} ({e['lowest']:.3g}-{e['highest']:.3g})"
+            waited, cost = f"{100 * e['waited']:.1f} %", f"{e['gflop_per_window']:.3g}"
+            yield f"| {name} | {variant} | {rate} | {waited} | {cost} |"
+
+
 def parts(report: Report) -> Iterator[str]:
     """Yield the table of R9."""
     yield "\n| part | seconds, median (range) |"
@@ -122,6 +133,15 @@ def found_by(key: str, report: Report) -> list[tuple[str, str]]:
     if key == "r4":
         return [("GEM-3D volumes: plain loop / ours",
                  f"{report['contestants']['plain loop']['ratio']:.2f}")]  # fmt: skip
+    if key == "r6":
+        rates = {
+            name: {variant: found["windows_per_s"] for variant, found in variants.items()}
+            for name, variants in report["trainings"].items()
+        }
+        return [
+            (f"{name}: windows/s as shipped / plain", f"{r['as shipped'] / r['plain']:.2f}")
+            for name, r in rates.items()
+        ]
     if key == "r7":
         return [
             (
@@ -152,6 +172,7 @@ TABLES = {
     "r2": ("R2: a mask volume", contestants),
     "r3": ("R3: the refiner", refiner),
     "r4": ("R4: a GEM-3D volume", contestants),
+    "r6": ("R6: training updates", training),
     "r7": ("R7: depth", depth),
     "r8": ("R8: kernels", kernel_rows),
     "r9": ("R9: cold start", parts),

@@ -1,4 +1,4 @@
-"""Time the training updates of every stage, one option against another in one process.
+"""R6: time the training updates of every stage, one option against another in one process.
 
     benchmarks/training.py --data PAIRSET --preset tiny --out report.json
 
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from race import machine
 
 from common.engines.device import pick_device
 from common.engines.speed import counted_flops, peak_tflops, windows_in
@@ -130,10 +131,14 @@ def main() -> None:
     parser.add_argument("--copies", type=int, help="changed copies per scan; 0 for none")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    device = pick_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    report: dict[str, Any] = {"device": name, "threads": torch.get_num_threads()}
-    report |= {"torch": torch.__version__, "preset": args.preset, "trainings": {}}
+    kind = pick_device().type
+    options = {
+        "device": kind,
+        "preset": args.preset,
+        "rounds": args.rounds,
+        "updates": args.updates,
+    }
+    report: dict[str, Any] = {"options": options, **machine(kind), "trainings": {}}
     for training in args.trainings.split(","):
         report["trainings"][training] = measure(training, args.variants.split(","), args)
         args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
