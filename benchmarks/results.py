@@ -28,6 +28,7 @@ from common.data.datasets import PairSet
 from common.engines.weights import HALF
 from common.errors import MedpairError
 from common.io.atomic import write_json
+from common.io.manifest import sha256
 from common.pipeline import preset_geometry, read_pipeline
 
 GROUPS = ("pairs", "baselines", "volumes", "compare")
@@ -38,6 +39,8 @@ BASELINES = ("DDPM", "3D-alpha-WGAN", "Vid2Vid")
 VOLUMES = ("GEM-3D", "Make-A-Volume", "Pix2Pix 3D", "3D LDM")
 COPIES = 0.1
 """Share of pairs; some are near to a training scan by chance."""
+LEAST_PERSONS = 4
+"""Kept-back persons, of whom floors take halves."""
 HERE = Path(__file__).parent
 
 
@@ -105,7 +108,9 @@ class Results:
         self, name: str, out: Path, weights: Path | None, stages: str | None = None, **how: int
     ) -> None:
         """Generate pairs by MedGen3D."""
+        # a gate would choose pairs by the network that judges them
         given = {"preset": self.words.preset, "weights": weights, "stages": stages, "out": out}
+        given |= {"no_gate": stages is None}
         self.step(name, medpair("generate", "medgen3d", **how, **given))
 
     @property
@@ -210,6 +215,8 @@ def half_time(weights: Path, out: Path) -> Path:
     judge = "segmentation_eval"
     shutil.copytree(weights / judge, out / judge, dirs_exist_ok=True, ignore=left_out)
     for bundle in GENERATORS:
+        if not (weights / bundle / HALF).is_dir():
+            raise MedpairError(f"{weights / bundle / HALF}: none, wanted weights; train again")
         shutil.copytree(weights / bundle / HALF, out / bundle, dirs_exist_ok=True)
     return out
 
@@ -252,11 +259,33 @@ def choose(
     return {"state": min(states, key=rank), "states": found}
 
 
+def check(words: argparse.Namespace) -> None:
+    """Refuse a pair set with too few kept-back persons, or a folder begun with other options."""
+    pairs = PairSet.open(words.data)
+    persons = {pairs.person(name) for name in pairs.ids("validation")}
+    if len(persons) < LEAST_PERSONS:
+        raise MedpairError(
+            f"--data {words.data}: {len(persons)} persons kept back, wanted {LEAST_PERSONS} or "
+            "more; prepare it with --persons"
+        )
+    kept = {k: str(v) for k, v in vars(words).items() if k not in ("out", "only", "baselines")}
+    kept["manifest_sha256"] = sha256(pairs.manifest.path)
+    path = words.out / "options.json"
+    known = read(path)
+    if known is None:
+        write_json(path, kept)
+    elif known != kept:
+        names = ", ".join(key for key in kept if known.get(key) != kept[key])
+        raise MedpairError(
+            f"--out {words.out}: begun with other values of {names}; finished steps would not fit; "
+            "give a new --out"
+        )
+
+
 def main() -> None:
     """Run what is missing."""
     words = arguments()
-    if not PairSet.open(words.data).ids("validation"):
-        raise MedpairError(f"--data {words.data}: no kept-back scans; prepare it with --persons")
+    check(words)
     results = Results(words)
     results.train()
     for group in GROUPS:

@@ -12,6 +12,7 @@ import numpy as np
 from race import machine
 
 from common.data.datasets import PairSet
+from common.engines.device import pick_device
 from common.metrics.extractors import MapExtractor
 from common.metrics.image_report import judge_images, read_images
 from common.stages import open_key
@@ -65,7 +66,7 @@ def collect(words: argparse.Namespace, seconds: Mapping[str, float]) -> Report:
         "strategies": strategies(read(out / "compare" / "report" / "compare.json")),
         "resampled": strategies(read(out / "compare" / "report_resampled" / "compare.json")),
         "seconds": dict(seconds),
-        **machine("cpu"),
+        **machine(pick_device().type),
     }
 
 

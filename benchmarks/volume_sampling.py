@@ -35,7 +35,6 @@ from common.metrics.values import mean_of
 from common.stages import open_key, open_workflow, weights_path
 from gem3d.generate import InformedSlice, VolumeGenerator
 from gem3d.model import Gem3D, volumetric_start
-from gem3d.plan import joints
 from gem3d.volumes import to_image
 
 BUNDLE = "gem3d_volume"
@@ -145,7 +144,7 @@ class Bench:
         )
         mean, views = report["fidelity"]["mean"], report["features"]["encoder"]["views"]
         seams = [
-            seam_index(image, label, joints(generator.sampler.plan(len(image), start)), axis=0)
+            seam_index(image, label, generator.sampler.plan(len(image), start).joints, axis=0)
             for image, label, start in zip(images, self.held_out.labels, starts, strict=True)
         ]
         pairs = list(zip(images, scans, strict=True))

@@ -171,15 +171,20 @@ def budget_of(engine: Engine) -> Budget | None:
     return found if isinstance(found, Budget) else None
 
 
-def once_at(engine: Engine, share: float, call: Callable[[Engine], None]) -> None:
+def once_at(
+    engine: Engine,
+    share: float,
+    call: Callable[[Engine], None],
+    done: Callable[[float], bool] = bool,
+) -> None:
     """Call something once in a training with a budget: when a share of it is spent.
-
-    A training that goes on from a checkpoint of a later time does not call it again.
 
     Args:
         engine: the trainer.
         share: of the training's time, above 0, below 1.
         call: gets the trainer after an update.
+        done: of a budget's minutes whether that was done for it; asked where a training goes on
+            from a checkpoint of a later time, of this budget or of a shorter one.
     """
     passed = True
 
@@ -189,7 +194,8 @@ def once_at(engine: Engine, share: float, call: Callable[[Engine], None]) -> Non
 
     def start() -> None:
         nonlocal passed
-        passed = is_past()
+        budget = budget_of(engine)
+        passed = budget is None or (is_past() and done(budget.minutes or 0.0))
 
     def look(engine: Engine) -> None:
         nonlocal passed

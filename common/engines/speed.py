@@ -60,10 +60,16 @@ class Speed:
     Args:
         output_dir: gets ``run.jsonl``.
         device: of the training.
+        count: whether operations are counted; updates that call `torch.autograd.grad` cannot be.
     """
 
-    def __init__(self, output_dir: str, device: torch.device | str = "cpu") -> None:
-        self.path, self.peak = Path(output_dir) / "run.jsonl", peak_tflops(device)
+    def __init__(
+        self, output_dir: str, device: torch.device | str = "cpu", count: bool = True
+    ) -> None:
+        self.path, self.peak = (
+            Path(output_dir) / "run.jsonl",
+            peak_tflops(device) if count else None,
+        )
         self.usage = Usage()
         self.windows = self.updates = self.flops = 0
         self.began = self.asked = self.waited = 0.0

@@ -16,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from common.engines.budget import once_at
+from common.engines.budget import budget_of, once_at
 from common.engines.device import on_device
 from common.engines.shards import copy_state, read_state, save_state
 from common.errors import MedpairError
@@ -160,7 +160,7 @@ class ExportWeights:
         engine.add_event_handler(Events.COMPLETED, self._write, self.path)
         if not self.keep:
             half = self.path.parent / HALF / self.path.name
-            once_at(engine, 0.5, partial(self._write, path=half))
+            once_at(engine, 0.5, partial(self._write, path=half), partial(_is_of, half))
 
     def written(self) -> nn.Module:
         """Return the network whose weights are written."""
@@ -169,4 +169,12 @@ class ExportWeights:
     def _write(self, engine: Engine, path: Path) -> None:
         if self.keep:
             keep_weights(path)
-        save_weights(self.written(), path, self.card | {"iterations": engine.state.iteration})
+        how: dict[str, Any] = {"iterations": engine.state.iteration}
+        if (budget := budget_of(engine)) is not None:
+            how["minutes"] = budget.minutes
+        save_weights(self.written(), path, self.card | how)
+
+
+def _is_of(path: Path, minutes: float) -> bool:
+    """Return whether weights lie at a path that were written within such a budget."""
+    return path.is_file() and read_card(path).get("minutes") == minutes
