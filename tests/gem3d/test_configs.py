@@ -402,6 +402,17 @@ def test_the_two_stages_differ_as_the_paper_says() -> None:
     assert "low_noise" not in one["diffusion"]
 
 
+def test_only_the_whole_model_has_weights_at_half_time() -> None:
+    """Parts do without: the autoencoder has no scale of its latents before it is trained."""
+    for kind in TRAININGS:
+        (export,) = [
+            entry
+            for entry in content(kind)["train"]["handlers"]
+            if entry["_target_"].split(".")[-1] in ("ExportWeights", "ExportModel")
+        ]
+        assert export.get("half", True) == (kind == "train")
+
+
 def test_multi_gpu_training_silences_all_but_the_first_process() -> None:
     overlay = (CONFIGS / "multi_gpu_train.yaml").read_text(encoding="utf-8")
     silenced = [line.split("::_dis")[0] for line in overlay.splitlines() if "_disabled_" in line]
