@@ -145,12 +145,20 @@ class ExportWeights:
         card: entries of the card; the iteration is added.
         keep: weights that lie at the path are kept as ``<stem>_before.pt``, unless others are, and
             nothing is written at half time.
+        half: False writes nothing at half time, as for a part that only later trainings use; what
+            completes such a network at the end may also be missing by then.
     """
 
     def __init__(
-        self, network: nn.Module, path: str | None, card: Mapping[str, Any], keep: bool = False
+        self,
+        network: nn.Module,
+        path: str | None,
+        card: Mapping[str, Any],
+        keep: bool = False,
+        half: bool = True,
     ) -> None:
         self.network, self.card, self.keep = network, dict(card), keep
+        self.half = half and not keep
         self.path = None if path is None else Path(path)
 
     def attach(self, engine: Engine) -> None:
@@ -158,7 +166,7 @@ class ExportWeights:
         if self.path is None:
             return
         engine.add_event_handler(Events.COMPLETED, self._write, self.path)
-        if not self.keep:
+        if self.half:
             half = self.path.parent / HALF / self.path.name
             once_at(engine, 0.5, partial(self._write, path=half), partial(_is_of, half))
 

@@ -140,7 +140,7 @@ def test_the_middle_slice_informs_where_asked(
 
 def test_patches_train_and_cover_the_volume(tmp_path: Path) -> None:
     patch = [12, 14, 24]
-    folder = train("pix2pix", tmp_path, batch_size=2, patch=patch, informed=True)
+    folder = train("pix2pix", tmp_path, pix2pix_batch_size=2, patch=patch, informed=True)
     made = generate("pix2pix", folder, tmp_path / "pairs", patch=patch, informed=True)
     assert images(made)[0].shape == (17, 18, 20)
 

@@ -37,6 +37,7 @@ SMALL: dict[str, Any] = {
 SHORT: dict[str, Any] = {
     "autoencoder_batch_size": 4,
     "batch_size": 2,
+    "slice_generator_batch_size": 2,
     "copies": 2,
     "sample_steps": 2,
     "size": [20, 18],
@@ -400,6 +401,32 @@ def test_the_two_stages_differ_as_the_paper_says() -> None:
     assert paper["low_noise"]  # of stage 2 alone, as in the released code
     assert "low_noise" in two["diffusion"]
     assert "low_noise" not in one["diffusion"]
+
+
+def test_a_preset_sizes_the_batches_of_windows_alone() -> None:
+    """Slices and whole volumes have keys of their own; a preset's windows do not fit them."""
+    own = {
+        "train_slice_generator": ("slice_generator_batch_size", 32),
+        "train_pix2pix": ("pix2pix_batch_size", 1),
+        "train_ldm3d": ("ldm3d_batch_size", 2),
+    }
+    for kind, (key, default) in own.items():
+        text = (CONFIGS / f"{kind}.yaml").read_text(encoding="utf-8")
+        assert content(kind)[key] == default
+        assert "@batch_size" not in text
+        assert "batch_size" not in content(kind)
+        assert f"@{key}" in text
+
+
+def test_only_the_whole_model_has_weights_at_half_time() -> None:
+    """Parts do without: the autoencoder has no scale of its latents before it is trained."""
+    for kind in TRAININGS:
+        (export,) = [
+            entry
+            for entry in content(kind)["train"]["handlers"]
+            if entry["_target_"].split(".")[-1] in ("ExportWeights", "ExportModel")
+        ]
+        assert export.get("half", True) == (kind == "train")
 
 
 def test_multi_gpu_training_silences_all_but_the_first_process() -> None:

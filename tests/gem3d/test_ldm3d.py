@@ -90,7 +90,7 @@ def test_scans_of_two_depths_do_not_make_a_batch(make: Any) -> None:
     volumes = make.volumes(size=(6, 8, 8))
     volumes.images[1], volumes.labels[1] = volumes.images[1][:5], volumes.labels[1][:5]
     data = LatentVolumeBatches(LatentVolumes(volumes, make.autoencoder()), 8)
-    with pytest.raises(MedpairError, match="batch_size: 8 with whole volumes"):
+    with pytest.raises(MedpairError, match="a batch of 8 whole volumes"):
         data(iteration_generator(0, 0))
 
 

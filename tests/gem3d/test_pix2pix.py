@@ -96,7 +96,7 @@ def test_scans_smaller_than_a_patch_get_background() -> None:
 
 def test_whole_scans_of_two_sizes_do_not_make_a_batch() -> None:
     data = PatchBatches(volumes(placed(), placed()[:4]), 8)
-    with pytest.raises(MedpairError, match=r"batch_size: 8 with whole volumes of \(4, 10, 10\)"):
+    with pytest.raises(MedpairError, match=r"a batch of 8 whole volumes of \(4, 10, 10\)"):
         batch(data)
 
 

@@ -136,8 +136,8 @@ def stack_samples(samples: Sequence[dict[str, Tensor]]) -> Batch:
     sizes = sorted({tuple(sample["label"].shape) for sample in samples})
     if len(sizes) > 1:
         raise MedpairError(
-            f"batch_size: {len(samples)} with whole volumes of {sizes[0]} and {sizes[-1]}; want "
-            "volumes of one size, patches, or batch_size 1"
+            f"a batch of {len(samples)} whole volumes of {sizes[0]} and {sizes[-1]}; want volumes "
+            "of one size, patches, or batches of 1 (pix2pix_batch_size, ldm3d_batch_size)"
         )
     return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigWorkflow
 
 from common.bundles import bundles_dir
@@ -140,6 +142,84 @@ def test_processes_end_together_by_the_clock_of_the_first(tmp_path: Path) -> Non
     assert one["updates"] == other["updates"] == 12
     assert one["rate"] == other["rate"]
     assert all(torch.equal(one["weights"][k], other["weights"][k]) for k in one["weights"])
+
+
+VALIDATIONS = """
+import json
+import sys
+import torch
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import ValidationHandler
+from pathlib import Path
+from torch import nn
+from common.engines.budget import Budget
+from common.engines.distributed import AverageGradients, rank, start, stop
+
+start()
+torch.manual_seed(0)
+network = nn.Linear(3, 1)
+clock, runs = {"now": 0.0}, []
+data = [{"image": torch.randn(4, 3), "label": torch.randn(4, 1)}] * 4
+device = torch.device("cpu")
+validator = SupervisedEvaluator(device, data, network, decollate=False)
+
+def wait(engine):
+    clock["now"] += 1.0 + rank()  # the second process believes that it is twice as slow
+
+def look(engine):
+    clock["now"] += 1.5 + rank()
+    runs.append(trainer.state.iteration)
+
+validator.add_event_handler("COMPLETED", look)
+trainer = SupervisedTrainer(
+    device=device,
+    max_epochs=1,
+    train_data_loader=data,
+    network=network,
+    optimizer=torch.optim.SGD(network.parameters(), 0.1),
+    loss_function=nn.MSELoss(),
+    decollate=False,
+    train_handlers=[AverageGradients(network)],
+)
+trainer.add_event_handler("ITERATION_COMPLETED", wait)
+ValidationHandler(1, validator).attach(trainer)
+Budget(0.2, validator, clock=lambda: clock["now"]).attach(trainer)
+trainer.run()
+made = {"validated": runs, "updates": trainer.state.iteration}
+Path(sys.argv[1], f"{rank()}.json").write_text(json.dumps(made))
+stop()
+"""
+
+
+def test_processes_with_a_budget_validate_together(tmp_path: Path) -> None:
+    """The clock that all wait for also times the validations; one that skipped them would hang."""
+    in_two_processes(["-c", VALIDATIONS, str(tmp_path)], tmp_path)
+    one, other = (json.loads((tmp_path / f"{n}.json").read_text()) for n in range(2))
+    assert one == other
+    assert one["validated"] == [4, 11]  # the second of the way has no time left
+    assert one["updates"] == 11
+
+
+@pytest.mark.parametrize(
+    "bundle", ["mcdpm_mask", "sdm_refiner", "segmentation_eval", "vid2vid_image"]
+)
+def test_all_processes_validate_and_the_first_one_writes(bundle: str) -> None:
+    folder = bundles_dir() / bundle / "configs"
+    config, overlay = (
+        yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("train", "multi_gpu_train")
+    )
+    silenced = {key.removesuffix("::_disabled_") for key in overlay if key.endswith("_disabled_")}
+    names = {
+        f"{part}::handlers::{number}": entry["_target_"].split(".")[-1]
+        for part in ("train", "validate")
+        for number, entry in enumerate(config[part]["handlers"])
+    }
+    (validation,) = [key for key, name in names.items() if name == "ValidationHandler"]
+    writers = {"LossLog", "Tracking", "ExportWeights", "MetricLog"}
+    assert validation not in silenced
+    assert {key for key, name in names.items() if name in writers} <= silenced
+    assert not [key for key in overlay if key.endswith("::validator")]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="two processes want two devices")

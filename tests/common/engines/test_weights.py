@@ -7,6 +7,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
+from common.engines.budget import PROBE, Budget
 from common.engines.weights import ExportWeights, load_weights, read_card, save_weights
 from common.errors import MedpairError
 from common.io.manifest import sha256
@@ -107,6 +108,23 @@ def test_the_card_of_an_export_says_how_long_the_training_was(tmp_path: Path) ->
     assert read_card(tmp_path / "model.pt")["iterations"] == 5
     loaded = load_weights(Network(), tmp_path / "model.pt")
     torch.testing.assert_close(loaded.linear.weight, network.linear.weight, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "is_written"), [({}, True), ({"half": False}, False), ({"keep": True}, False)]
+)
+def test_weights_at_half_time_are_written_where_asked(
+    options: dict[str, bool], is_written: bool, tmp_path: Path
+) -> None:
+    clock = iter(range(10_000))
+    trainer = Engine(lambda e, b: None)
+    Budget(0.5, clock=lambda: float(next(clock))).attach(trainer)
+    ExportWeights(Network(), str(tmp_path / "model.pt"), CARD, **options).attach(trainer)
+    trainer.run([0] * 5, max_epochs=trainer.state.max_epochs)
+    done = read_card(tmp_path / "model.pt")["iterations"]
+    assert (tmp_path / "half" / "model.pt").exists() == is_written
+    if is_written:
+        assert PROBE < read_card(tmp_path / "half" / "model.pt")["iterations"] < done
 
 
 def test_entries_that_a_file_may_lack_stay_as_they_are(tmp_path: Path) -> None:
