@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from monai.bundle import ConfigParser
 
@@ -11,7 +12,9 @@ from common.data.datasets import PairSet
 from common.engines.handlers import report_iterations
 from common.errors import MedpairError
 from common.progress import Progress
-from common.stages import open_workflow, plain_errors, weights_path
+from common.stages import judge_of, open_workflow, plain_errors, weights_path
+
+NO_OVERLAY = ""
 
 
 def evaluate(
@@ -50,15 +53,19 @@ def evaluate(
         repair = "give --synthetic DIR" if synthetic is None else "leave it out"
         judged = "a generated pair set" if synthetic is None else "its own network"
         raise MedpairError(f"--synthetic: {synthetic}; {bundle} judges {judged}; {repair}")
-    overrides = {"dataset_dir": str(PairSet.open(data).dir.absolute())}
+    overrides: dict[str, Any] = {"dataset_dir": str(PairSet.open(data).dir.absolute())}
     overrides["output_dir"] = str(Path(out).absolute())
     if synthetic is not None:
         overrides["synthetic_dir"] = str(PairSet.open(synthetic).dir.absolute())
     chosen = preset or str(keys.get("preset", ""))
     if "weights" in keys:
         overrides["weights"] = str(weights_path(bundle, chosen, weights))
+    if "segmenter" in keys:
+        overrides |= judge_of(chosen, weights)
     with plain_errors():
-        workflow = open_workflow(bundle, "evaluate", chosen, overrides)
+        # an overlay changes the network, which not every evaluation has
+        overlay = chosen if "network_def" in keys else NO_OVERLAY
+        workflow = open_workflow(bundle, "evaluate", overlay, overrides)
         if progress is not None and "evaluator" in keys:
             report_iterations(workflow.parser.get_parsed_content("evaluator"), bundle, progress)
         workflow.run()

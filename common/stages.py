@@ -18,6 +18,11 @@ from common.io.manifest import sha256
 from common.jobs import Stage
 from common.progress import Progress
 
+JUDGE = "segmentation_eval"
+"""Bundle whose network judges what the others make."""
+
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class OpenedStage:
@@ -98,6 +103,27 @@ def weights_path(bundle: str, preset: str, weights: str | Path | None = None) ->
         f"{bundle}: no weights for preset {preset!r}, it ships {', '.join(shipped) or 'none'}; "
         "choose one of those, or train and give --weights DIR"
     )
+
+
+def judge_of(preset: str, weights: str | Path | None) -> dict[str, str | None]:
+    """Return the overrides that say which segmenter judges what a network made.
+
+    Args:
+        preset: of the network.
+        weights: folder of its weights; a segmenter in it is taken before the one that ships.
+
+    Returns:
+        ``segmenter_weights``, nothing where the shipped one does, or no ``segmenter`` where there
+        is none of the preset; then a warning says so.
+    """
+    if weights is not None and weights_path(JUDGE, preset, weights).is_file():
+        return {"segmenter_weights": str(Path(weights).absolute())}
+    try:
+        weights_path(JUDGE, preset)
+    except MedpairError as error:
+        log.warning("what a segmenter would judge is left out: %s", error)
+        return {"segmenter": None}
+    return {}
 
 
 def run_use(

@@ -178,13 +178,14 @@ def _run(
     progress: Progress | None,
 ) -> Path:
     from common.report.page import write_report
-    from common.stages import run_use, weights_path
+    from common.stages import judge_of, run_use, weights_path
 
     given = {
         **overrides,
         "output_dir": _absolute(out),
         "preset": preset,
         "weights": str(weights_path(BUNDLE, preset, weights)),
+        **judge_of(preset, weights),
     }
     run_use(BUNDLE, kind, preset, given, progress)
     if kind in PAIR_SETS:
