@@ -27,6 +27,10 @@ HEADERS = 0.98  # share of a shard that tensors may take
 INDEX = "shards"
 
 
+class ShardError(MedpairError):
+    """A shard is missing or damaged."""
+
+
 def save_state(state: Mapping[str, Tensor], path: Path, limit: int = LIMIT) -> None:
     """Write a state dict as one file, or as an index and shards if it is larger than the limit.
 
@@ -56,7 +60,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         path: the ``.pt`` file.
 
     Raises:
-        MedpairError: if a shard is missing or damaged.
+        ShardError: if a shard is missing or damaged.
     """
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     shards = _shards_in(state)
@@ -67,7 +71,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         shard = shards_folder(path) / name
         found = sha256(shard) if shard.is_file() else "no such file"
         if found != wanted:
-            raise MedpairError(
+            raise ShardError(
                 f"{shard}: sha256 {found}, wanted {wanted}, as {path.name} says; fetch it again"
             )
         whole |= torch.load(shard, map_location="cpu", weights_only=True)

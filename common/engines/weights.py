@@ -18,7 +18,7 @@ from torch import nn
 
 from common.engines.budget import budget_of, once_at
 from common.engines.device import on_device
-from common.engines.shards import copy_state, read_state, save_state
+from common.engines.shards import ShardError, copy_state, read_state, save_state
 from common.errors import MedpairError
 from common.io.atomic import write_json
 from common.io.manifest import sha256
@@ -87,7 +87,7 @@ def load_weights(
         state = read_state(path)
         kept = {k: v for k, v in network.state_dict().items() if k in may_lack}
         network.load_state_dict({**kept, **state})
-    except MedpairError:
+    except ShardError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
