@@ -131,6 +131,10 @@ train-tiny: $(VENV)/.setup
 		--config_file "['bundles/mcdpm_mask/configs/train.yaml','bundles/mcdpm_mask/presets/finish.yaml']" \
 		--dataset_dir $(OUT)/brain_oasis_tiny --initial_weights $(OUT)/train_tiny/mcdpm_mask/model.pt \
 		--output_dir $(OUT)/train_tiny/mcdpm_mask_finish
+	$(BIN)/python -m monai.bundle run \
+		--config_file "['bundles/mcdpm_mask/configs/train.yaml','bundles/mcdpm_mask/presets/finish.yaml']" \
+		--dataset_dir $(OUT)/brain_oasis_tiny --initial_weights $(OUT)/train_tiny/mcdpm_mask_finish/model.pt \
+		--output_dir $(OUT)/train_tiny/mcdpm_mask_again --minutes 80 --seed 2
 	$(BIN)/medpair train gem3d --stages volume --data $(OUT)/brain_oasis_tiny --preset tiny --out $(OUT)/train_tiny
 	$(BIN)/python -m monai.bundle run --config_file bundles/segmentation_eval/configs/train.yaml \
 		--dataset_dir $(OUT)/brain_oasis_tiny --output_dir $(OUT)/train_tiny/segmentation_eval
