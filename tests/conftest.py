@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from common.data.datasets import Arrays, load_arrays
 from common.data.prepare import prepare
+
+# how long an example takes says nothing on a busy machine
+settings.register_profile("medpair", deadline=None)
+settings.load_profile("medpair")
 
 KEPT_BACK = ("1004", "1019")  # of the trainings of all weights that ship
 
