@@ -235,9 +235,11 @@ def made_by(reports: Mapping[str, Report]) -> Iterator[str]:
         report = reports[name]
         options = report["options"]
         how = "weights that ship, baselines" if options["shipped"] else "every stage"
+        note = f" {report['note']}" if "note" in report else ""
         yield (
             f"* {label}: {how} trained {options['minutes']:g} minutes each; {options['pairs']} "
             f"pairs; {report['device']}, {report['threads']} threads, commit {report['commit']}."
+            f"{note}"
         )
     yield ""
 
