@@ -23,6 +23,7 @@ from typing import Any
 
 from results_tables import collect, distance_to_kept_back, read
 from steps import Steps, command, medpair, monai
+from volumes import WIDTHS
 
 from common.data.datasets import PairSet
 from common.engines.weights import HALF
@@ -267,6 +268,11 @@ def check(words: argparse.Namespace) -> None:
         raise MedpairError(
             f"--data {words.data}: {len(persons)} persons kept back, wanted {LEAST_PERSONS} or "
             "more; prepare it with --persons"
+        )
+    if "volumes" in words.only and words.preset not in WIDTHS:
+        raise MedpairError(
+            f"--preset {words.preset}: volumes.py has widths of {', '.join(WIDTHS)}; leave the group "
+            "out: --only pairs baselines compare"
         )
     kept = {k: str(v) for k, v in vars(words).items() if k not in ("out", "only", "baselines")}
     kept["manifest_sha256"] = sha256(pairs.manifest.path)
