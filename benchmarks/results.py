@@ -271,8 +271,8 @@ def check(words: argparse.Namespace) -> None:
         )
     if "volumes" in words.only and words.preset not in WIDTHS:
         raise MedpairError(
-            f"--preset {words.preset}: volumes.py has widths of {', '.join(WIDTHS)}; leave the group "
-            "out: --only pairs baselines compare"
+            f"--preset {words.preset}: volumes.py has widths of {', '.join(WIDTHS)}; leave "
+            "the group out: --only pairs baselines compare"
         )
     kept = {k: str(v) for k, v in vars(words).items() if k not in ("out", "only", "baselines")}
     kept["manifest_sha256"] = sha256(pairs.manifest.path)
